@@ -1,0 +1,381 @@
+"""What the tests stand on: the real exporter as a subprocess, and the judge that holds a Vault against the ledger."""
+
+import gzip
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import orjson
+from fake_okx import BTC, FakeOKX, Market, Push, Trade
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "trades_exporter.py"
+KEYS = (
+    "timestamp_utc",
+    "exchange",
+    "market",
+    "instId",
+    "symbol_canon",
+    "trade_id",
+    "side",
+    "price",
+    "qty_contracts",
+    "ctVal",
+    "ctMult",
+    "ctType",
+)
+GAP_KEYS = ("recorded_utc", "instId", "reason", "after_id", "before_id", "after_utc", "before_utc")
+POLL_S = 0.02
+DEADLINE_S = 30.0  # of whatever a test waits for, unless it says otherwise
+STOP_S = 10.0  # the exporter promises 5 s; a busy machine gets twice that before the test fails
+
+if sys.platform == "win32":  # Ctrl+Break is what one process can send another there, if that has its own group
+    STOP_SIGNAL, OWN_GROUP = signal.CTRL_BREAK_EVENT, subprocess.CREATE_NEW_PROCESS_GROUP
+else:
+    STOP_SIGNAL, OWN_GROUP = signal.SIGTERM, 0
+
+Record = dict[str, str]
+
+
+def wait_for(predicate: Callable[[], object], seconds: float = DEADLINE_S, what: str = "") -> None:
+    """Poll until the predicate is true; fail when the deadline passes."""
+    deadline = time.monotonic() + seconds
+    while not predicate():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what or predicate}")
+        time.sleep(POLL_S)
+
+
+# -------------------------------------------------------------------------------------------------- the exporter
+
+
+@dataclass
+class Exporter:
+    """The exporter as a process of its own, with a Vault and a log of its own. May be started again and again.
+
+    `settings` are constants of trades_exporter.py to be changed, `args` further arguments for the command line.
+    """
+
+    okx: FakeOKX
+    folder: Path
+    settings: Mapping[str, object] = field(default_factory=dict)
+    args: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.vault = self.folder / "Vault"
+        self.log_file = self.folder / "exporter.log"
+        self.console_file = self.folder / "console.txt"
+        self._log_start = 0  # how long the log was when the process was started
+
+    def command(self, *args: str) -> list[str]:
+        """Return the command line, with further arguments."""
+        arguments = ["--vault", str(self.vault), "--log-file", str(self.log_file)]
+        arguments += ["--ws-url", self.okx.ws_url, "--rest-url", self.okx.rest_url, *self.args, *args]
+        if not self.settings:
+            return [sys.executable, str(SCRIPT), *arguments]
+        settings = [f"{name}={json.dumps(value)}" for name, value in self.settings.items()]
+        return [sys.executable, str(ROOT / "tests" / "run_exporter.py"), *settings, "--", *arguments]
+
+    def start(self) -> Self:
+        """Start the process. What it prints goes to `console_file`."""
+        self._log_start = len(self.log)
+        with self.console_file.open("ab") as console:
+            self.process = subprocess.Popen(
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.env},
+                creationflags=OWN_GROUP,
+            )
+        return self
+
+    def start_capture(self) -> Self:
+        """Start, and wait until every instrument is subscribed."""
+        self.start()
+        self.wait_for_log("Subscribed to trades", times=len(self.okx.markets))
+        return self
+
+    def run(self, *args: str, seconds: float = 120.0) -> subprocess.CompletedProcess[str]:
+        """Run the command with these arguments to its end: `--verify`, `--audit`."""
+        env = {**os.environ, "PYTHONUTF8": "1", **self.env}
+        return subprocess.run(
+            self.command(*args), capture_output=True, text=True, encoding="utf-8", timeout=seconds, env=env, check=False
+        )
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The process's id; with a venv on Windows, its launcher's."""
+        return self._started().pid
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self.process is None:
+            raise AssertionError("the exporter has not been started")
+        return self.process
+
+    def kill(self) -> None:
+        """Kill it without a warning, and wait until it is gone."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self, sig: int | None = None, seconds: float = STOP_S) -> int:
+        """Ask it to stop (SIGTERM; Ctrl+Break on Windows) and return its exit code."""
+        self._started().send_signal(STOP_SIGNAL if sig is None else sig)
+        return self.wait(seconds)
+
+    def wait(self, seconds: float = DEADLINE_S) -> int:
+        """Wait until it ends by itself and return its exit code."""
+        try:
+            return self._started().wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the exporter did not end within {seconds:g} s\n{self.tail()}") from None
+
+    @property
+    def log(self) -> str:
+        """The whole log."""
+        return self.log_file.read_text("utf-8") if self.log_file.exists() else ""
+
+    @property
+    def log_since_start(self) -> str:
+        """What the process that was started last has logged."""
+        return self.log[self._log_start :]
+
+    @property
+    def console(self) -> str:
+        """What the processes printed."""
+        return self.console_file.read_text("utf-8", errors="replace")
+
+    def tail(self, lines: int = 60) -> str:
+        """Return the end of the log and of the console's output, for the report of a failed test."""
+        files = [path for path in (self.log_file, self.console_file) if path.exists()]
+        ends = [(path.name, path.read_text("utf-8", errors="replace")) for path in files]
+        return "\n".join(f"--- {name}\n" + "\n".join(text.splitlines()[-lines:]) for name, text in ends)
+
+    def wait_for_log(self, text: str, times: int = 1, seconds: float = DEADLINE_S) -> None:
+        """Wait until the process started last has logged the text so many times; fail at once if it ends before."""
+        self.wait_until(
+            lambda: self.log_since_start.count(text) >= times, seconds, f"{text!r} in the log, {times} times"
+        )
+
+    def wait_until(self, predicate: Callable[[], object], seconds: float = DEADLINE_S, what: str = "") -> None:
+        """Wait until the predicate is true; fail at once if the exporter ends before."""
+
+        def reached_or_dead() -> bool:
+            return bool(predicate()) or not self.running
+
+        try:
+            wait_for(reached_or_dead, seconds, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.tail()}") from None
+        if not predicate():
+            raise AssertionError(f"the exporter ended (exit {self.wait()}) before: {what or predicate}\n{self.tail()}")
+
+
+# ----------------------------------------------------------------------------------------------------- the Vault
+
+
+def day_files(vault: Path, inst_id: str) -> list[Path]:
+    """Return the instrument's files, oldest day first."""
+    return sorted((vault / "raw" / "okx" / "trades_perps" / inst_id).glob("*.jsonl*"))
+
+
+def read_file(path: Path) -> bytes:
+    """Read a day file, compressed or not."""
+    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+def read_vault(vault: Path, inst_id: str = BTC) -> list[Record]:
+    """Return every stored record, in the order of days and lines."""
+    return [orjson.loads(line) for path in day_files(vault, inst_id) for line in read_file(path).splitlines()]
+
+
+def read_gaps(vault: Path, inst_id: str = BTC) -> list[Record]:
+    """Return the gaps on record, after a look at their form."""
+    path = vault / "meta" / "okx" / "gaps" / f"{inst_id}.jsonl"
+    gaps: list[Record] = [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+    for gap in gaps:
+        assert tuple(gap) == GAP_KEYS, f"{path}: {gap}"
+        assert all(isinstance(value, str) for value in gap.values()), f"{path}: {gap}"
+        assert gap["instId"] == inst_id, f"{path}: {gap}"
+        assert gap["reason"] in {"start", "absent", "unrepaired", "horizon", "id_reset"}, f"{path}: {gap}"
+    return gaps
+
+
+def last_stored_id(vault: Path, inst_id: str = BTC) -> int:
+    """Return the trade id of the newest stored line (0: none), from the ends of the two newest files alone."""
+    newest = 0
+    for path in day_files(vault, inst_id)[-2:]:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            lines = file.read().split(b"\n")[:-1]
+        if lines:
+            newest = max(newest, int(orjson.loads(lines[-1])["trade_id"]))
+    return newest
+
+
+def wait_until_stored(vault: Path, okx: FakeOKX, inst_id: str = BTC, seconds: float = 60.0) -> None:
+    """Wait until the exchange's newest trade (at this moment) of the instrument is stored."""
+    goal = okx.ledger[inst_id][-1].trade_id
+    deadline = time.monotonic() + seconds
+    while (stored := last_stored_id(vault, inst_id)) < goal:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{inst_id}: {stored} is the last stored id after {seconds:g} s, {goal} was expected")
+        time.sleep(POLL_S)
+
+
+# ----------------------------------------------------------------------------------------------------- the judge
+
+
+class Verdict(NamedTuple):
+    """What the judge saw: stored lines, the single trades in them, and trades that the gaps file names."""
+
+    lines: int
+    trades: int
+    missing: int
+
+
+class Stored(NamedTuple):
+    """A line, and which trades of the ledger (by position, both inclusive) it holds."""
+
+    first: int
+    last: int
+    where: str
+    record: Record
+
+
+def assert_vault_equals_ledger(
+    vault: Path,
+    okx: FakeOKX,
+    inst_id: str = BTC,
+    upto_id: int | None = None,
+    except_ranges: Iterable[tuple[int, int]] = (),
+) -> Verdict:
+    """Hold every stored line against what the exchange knows it did, trade by trade.
+
+    From the first stored trade to `upto_id` (default: the newest of the ledger) each must be there once, unless the
+    gaps file or `except_ranges` (first and last id, inclusive) names it. The exchange should be settled before.
+    """
+    market = okx.markets[inst_id]
+    gaps = read_gaps(vault, inst_id)
+    told: dict[int, list[Push]] = {}
+    for push in market.pushes:
+        told.setdefault(push.last_id, []).append(push)
+    stored: list[Stored] = []
+    for path in day_files(vault, inst_id):
+        lines = [identify(market, told, where, record) for where, record in parse_strictly(path, okx, inst_id)]
+        for before, line in itertools.pairwise(lines):
+            rises = int(line.record["trade_id"]) > int(before.record["trade_id"])
+            assert rises or reset_on_record(gaps, line), f"{line.where}: its id does not rise: {before} {line}"
+        stored += lines
+    assert stored, f"{inst_id}: nothing is stored"
+    stored.sort()
+    for before, line in itertools.pairwise(stored):
+        assert line.first > before.last, f"{inst_id}: stored twice\n  {before}\n  {line}"
+    ledger = market.ledger
+    end = len(ledger) - 1 if upto_id is None else market.position(upto_id)
+    assert end >= 0, f"{inst_id}: {upto_id} is not in the ledger"
+    edges = [(before.last + 1, line.first - 1) for before, line in itertools.pairwise(stored)]
+    edges.append((stored[-1].last + 1, end))
+    missing = [ledger[index] for first, last in edges for index in range(first, last + 1)]
+    excused = [*except_ranges, *(range_of_gap(gap) for gap in gaps)]
+    lost = [trade for trade in missing if not any(first <= trade.trade_id <= last for first, last in excused)]
+    assert not lost, f"{inst_id}: {len(lost)} trades are lost, {describe(lost)}; gaps on record: {gaps}"
+    total = sum(Decimal(line.record["qty_contracts"]) for line in stored)
+    real = sum(Decimal(trade.sz) for line in stored for trade in ledger[line.first : line.last + 1])
+    assert total == real, f"{inst_id}: {total} contracts are stored, {real} were traded"
+    return Verdict(len(stored), sum(line.last - line.first + 1 for line in stored), len(missing))
+
+
+def parse_strictly(path: Path, okx: FakeOKX, inst_id: str) -> Iterable[tuple[str, Record]]:
+    """Yield place and record of each line, held against the contract's form."""
+    day = path.name.partition(".")[0]
+    content = read_file(path)
+    assert content.endswith(b"\n") or not content, f"{path.name}: the last line is torn: {content[-300:]!r}"
+    row = okx.instruments[inst_id]
+    constant = {
+        "exchange": "okx",
+        "market": "perp",
+        "instId": inst_id,
+        "symbol_canon": inst_id.removesuffix("-SWAP").replace("-", "/"),
+        **{key: str(row[key]) for key in ("ctVal", "ctMult", "ctType")},
+    }
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        where = f"{inst_id}/{path.name}:{number}"
+        try:
+            record: Record = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            raise AssertionError(f"{where}: not JSON: {line[:400]!r}") from None
+        assert tuple(record) == KEYS, f"{where}: other keys: {line!r}"
+        assert orjson.dumps(record) == line, f"{where}: not compact: {line!r}"
+        assert all(isinstance(value, str) for value in record.values()), f"{where}: not all strings: {line!r}"
+        assert record.items() >= constant.items(), f"{where}: {line!r} should have {constant}"
+        stamp = record["timestamp_utc"]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", stamp), f"{where}: {stamp!r}"
+        assert stamp[:10] == day, f"{where}: a trade of {stamp}"
+        yield where, record
+
+
+def identify(market: Market, told: dict[int, list[Push]], where: str, record: Record) -> Stored:
+    """Find the trades that a line holds: one single trade, or those of a push that was made just so."""
+    trade_id = int(record["trade_id"])
+    ts = to_ms(record["timestamp_utc"])
+    last = market.position(trade_id, ts)
+    assert last >= 0, f"{where}: the exchange made no trade {trade_id} at {record['timestamp_utc']}: {record}"
+    trade = market.ledger[last]
+    assert (record["price"], record["side"]) == (trade.px, trade.side), f"{where}: {record} is really {trade}"
+    sz = record["qty_contracts"]
+    if sz == trade.sz:
+        return Stored(last, last, where, record)
+    for push in told.get(trade_id, ()):
+        if (push.sz, push.ts) == (sz, ts):
+            return Stored(last - push.singles + 1, last, where, record)
+    raise AssertionError(f"{where}: {record} is neither {trade} nor one of {told.get(trade_id, 'no pushes')}")
+
+
+def to_ms(stamp: str) -> int:
+    """'2026-11-21T23:59:50.123Z' in ms since 1970."""
+    whole, millis = stamp[:-1].split(".")
+    return int(datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp()) * 1000 + int(millis)
+
+
+def range_of_gap(gap: Record) -> tuple[int, int]:
+    """Return the first and last id that a gap names; both its own ids are exclusive, and empty where there is none."""
+    after, before = gap["after_id"], gap["before_id"]
+    return (int(after) + 1 if after else 0, int(before) - 1 if before else 10**20)
+
+
+def reset_on_record(gaps: list[Record], line: Stored) -> bool:
+    """Whether the gaps file says that ids began anew, no later than at this line."""
+    trade_id = int(line.record["trade_id"])
+    return any(gap["reason"] == "id_reset" and int(gap["before_id"]) <= trade_id for gap in gaps)
+
+
+def describe(trades: list[Trade]) -> str:
+    """Write down trades as ranges of ids, the first ten of them."""
+    groups: list[list[int]] = []
+    for trade in trades:
+        if groups and trade.trade_id == groups[-1][-1] + 1:
+            groups[-1][-1] = trade.trade_id
+        else:
+            groups.append([trade.trade_id, trade.trade_id])
+    return ", ".join(f"{first} to {last}" for first, last in groups[:10]) + (" …" if len(groups) > 10 else "")

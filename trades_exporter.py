@@ -1,0 +1,2172 @@
+"""Record every BTC-USDT-SWAP and ETH-USDT-SWAP trade of OKX into daily JSONL files, and be able to prove it.
+
+    OKX WebSocket "trades" -> validate -> LRU dedup -> sequence, repair over REST -> Vault/raw/okx/trades_perps/{INSTID}/{DATE}.jsonl
+
+The idea that carries it: the exchange is the write-ahead log. Trade ids rise by one per trade and OKX serves each of
+them over REST for months, so nothing that is only in memory is precious. A file is at any moment a gapless prefix of
+the exchange's own sequence: a push is written when it continues the file, and whatever is missing is fetched in order
+before anything newer is written. A lost message, a reconnect, a restart after `kill -9` and a full disk are one and the
+same case: the next trade does not continue the last stored one.
+
+The sections, each using only what stands above it: settings, errors, instrument, trade, dedup, sequence, repair, vault,
+REST, feed, recorder, verify, audit, exporter, command line. What decides the truth (trade, dedup, sequence, repair) has
+no socket, clock or file in it. Facts about OKX's wire format come from https://www.okx.com/docs-v5/en/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import bisect
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import decimal
+import gc
+import gzip
+import io
+import itertools
+import logging
+import logging.handlers
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache, partial
+from operator import attrgetter, itemgetter
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Self
+
+import aiohttp
+import orjson
+import structlog
+import websockets
+from websockets.client import backoff
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+VERSION = "1.0.0"
+INSTRUMENTS = ["BTC-USDT-SWAP", "ETH-USDT-SWAP"]
+WS_URL = "wss://ws.okx.com/ws/v5/public"  # port 443; OKX closed port 8443 on 2026-10-31
+REST_URL = "https://openapi.okx.com"
+HERE = Path(__file__).resolve().parent
+
+DEDUP_KEYS = 10_000  # newest keys per instrument that are known to be stored
+LATE_S = 0.25  # a late or shuffled push may arrive within this, before REST is asked
+WAITING_TRADES = 200_000  # pushes that may wait in memory behind repairs, all instruments together
+LOOKAHEAD_TRADES = 20_000  # trades fetched ahead of ids that OKX does not show: 15 s of REST at its full rate
+PAGE = 100  # trades in a page of history-trades, OKX's maximum
+ROUND_PAGES = 20  # pages asked for at a time: two seconds of OKX's rate limit
+ASK_AGAIN_S = (0.25, 3.75)  # first and longest pause before ids that an answer lacked are asked for again
+ABSENT_ANSWERS, ABSENT_S = 5, 15.0  # so many answers over so long show later ids and not these: they do not exist
+UNREPAIRED_S = 1800.0  # REST helped nobody for so long: gaps go on record and capture goes on
+BAD_ROW_S = 15.0  # a bad row from REST is asked for again for so long before it stops the exporter
+RESET_IDS = 1_000_000  # a push so much lower, with a newer time, may be a reset of OKX's ids
+RESET_CHECK_S = 10.0  # REST is asked at most so often whether the ids were reset
+
+FLUSH_S = 0.04  # lines are gathered for so long before they go to the file: a tenth of a second is promised
+FLUSH_LINES = 512  # or until there are so many
+FSYNC_S = 1.0  # what a power cut can take
+RETRY_WRITE_S = 1.0  # pause between attempts to write to a full or vanished disk
+SAY_AGAIN_S = 60.0  # a condition that lasts is logged at most so often
+TAIL_BYTES = 4 << 20  # read from the end of a file at start: more than 10,000 lines
+TORN_BYTES = 64 << 20  # the longest torn end that is believed to be one
+
+REST_TIMEOUT_S = 10.0  # one request, from connecting to the last byte
+REST_BODY_BYTES = 16 << 20  # the longest answer that is read; real ones stay below 1 MB
+REST_WINDOW_S = 2.08  # OKX counts requests per 2 s; the rest is for the jitter of the network
+REST_LIMITS = {  # requests in that time and per IP
+    "/api/v5/public/instruments": 20,
+    "/api/v5/market/trades": 100,
+    "/api/v5/market/history-trades": 20,
+    "/api/v5/market/history-candles": 20,
+}
+METADATA_S = 15.0  # REST silent for so long at start: saved metadata will do
+
+CONNECT_S = 10.0  # for the TCP, TLS and WebSocket handshakes together
+SUBSCRIBE_S = 10.0  # for the acks of all instruments
+SUBSCRIBE_ARGS = 500  # instruments in one request, which may hold 64 KB
+PING_AFTER_S = 20.0  # of silence; OKX cuts a silent connection after 30 s
+PONG_S = 10.0  # for anything at all to arrive after that ping
+INSTRUMENT_SILENT_S = 60.0  # then REST is asked whether there were trades
+REPLACE_S = 10.0  # both connections stay open at most so long after notice 64008
+STEADY_S = 10.0  # a connection that held so long is no flapping one: the next backoff starts afresh
+REJECTED_S = 600.0  # a refused subscription after a reconnect is believed after so long
+FRAME_BYTES = 2 << 20  # the longest frame that is read; real ones stay below 100 KB
+FRAME_QUEUE = 64  # frames read ahead by the websockets library
+REJECTIONS = {"60008", "60012", "60013", "60018", "60019", "64001", "64002"}  # of a subscription, for good
+
+STATS_S = 60.0
+PROGRESS_S = 5.0  # a repair that takes longer says how far it is
+LOG_BYTES, LOG_FILES = 10_000_000, 5
+AUDIT_AFTER_S = 300.0  # a finished day is audited so long after the first line of the next
+AUDIT_PATIENCE_S = 60.0  # for OKX to give candles
+AUDIT_RETRIES = 6  # of the background audit, AUDIT_AFTER_S apart
+CANDLES = 300  # in a page of history-candles, OKX's maximum
+SHOWN = 20  # problems of a kind that are shown, before they are only counted
+UNFINISHED_LINE_S = 2.0  # a last line that an exporter is writing is whole by then
+
+log = structlog.get_logger("trades_exporter")
+
+# ------------------------------------------------------------------------------------------------------------ errors
+
+
+class BuildFailError(Exception):
+    """OKX sends what must not be stored, or nothing for good: the exporter stops with exit code 3."""
+
+    exit_code = 3
+
+    def __str__(self) -> str:
+        """Begin as the log and its readers expect it."""
+        return f"BUILD_FAIL: {super().__str__()}"
+
+
+class VaultError(Exception):
+    """The Vault can't be used: exit code 4."""
+
+    exit_code = 4
+
+
+class RestError(Exception):
+    """An answer of REST that is no help: busy, limited, broken or HTML."""
+
+
+def shown(value: object, limit: int = 300) -> str:
+    """Return whatever came over the wire, short and on one line, for a message."""
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    text = "".join(c if c.isprintable() else "?" for c in text[: limit + 1])
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+# -------------------------------------------------------------------------------------------------------- instrument
+
+
+class Instrument(NamedTuple):
+    """What every record carries about its contract, in OKX's own characters (GET /api/v5/public/instruments)."""
+
+    inst_id: str
+    ct_val: str
+    ct_mult: str
+    ct_type: str
+    state: str
+
+    @classmethod
+    def from_row(cls, inst_id: str, row: object) -> Self:
+        """Check a row of OKX's answer or a saved one; raise BuildFailError naming the instrument and the fields."""
+        fields = row if isinstance(row, dict) and row.get("instId") == inst_id else {}
+        values = {name: fields.get(name) for name in ("ctVal", "ctMult", "ctType")}
+        missing = [name for name, value in values.items() if not isinstance(value, str) or not value]
+        if missing:
+            raise BuildFailError(f"Missing required metadata fields: {', '.join(missing)} of {inst_id}")
+        return cls(inst_id, str(values["ctVal"]), str(values["ctMult"]), str(values["ctType"]), shown(fields.get("state")))
+
+    @property
+    def symbol_canon(self) -> str:
+        """Return base and quote currency: BTC/USDT."""
+        return "/".join(self.inst_id.split("-")[:2])
+
+    @property
+    def contract(self) -> tuple[str, str, str]:
+        """Return what must not change while records carry it."""
+        return self.ct_val, self.ct_mult, self.ct_type
+
+
+# ------------------------------------------------------------------------------------------------------------- trade
+
+
+class Trade(NamedTuple):
+    """A push of OKX (one or several single trades of one taker order at one price) or a single trade from REST."""
+
+    first: int  # id of the first single trade in it
+    last: int  # id of the last one: OKX's tradeId
+    counted: bool  # False: `count` was missing or senseless, so `first` is a guess
+    repaired: bool  # from REST
+    inst_id: str
+    trade_id: str  # OKX's own digits
+    ts: str  # ms since 1970, 13 digits
+    px: str
+    sz: str  # contracts
+    side: str  # of the taker: buy or sell
+
+
+REQUIRED = ("px", "sz", "ts", "tradeId", "side", "instId")
+DECIMAL = r"(?:0*[1-9][0-9]*(?:\.[0-9]+)?|0+\.0*[1-9][0-9]*)"  # plain and positive
+FIELD_PATTERNS = (DECIMAL, DECIMAL, "[0-9]{13}", "[0-9]{1,19}", "(?:buy|sell)", "(?s:.*)")
+required_fields = itemgetter(*REQUIRED)
+match_fields = re.compile(" ".join(FIELD_PATTERNS)).fullmatch
+
+
+def parse_trade(row: Any, *, repaired: bool = False) -> Trade:  # noqa: ANN401 - whatever JSON holds
+    """Check a row of the trades channel or of REST; raise BuildFailError naming what is wrong and showing the row.
+
+    A push covers the ids `tradeId - count + 1` to `tradeId`; REST rows are single trades and have no count.
+    """
+    try:
+        px, sz, ts, trade_id, side, inst_id = fields = required_fields(row)
+        valid = match_fields(" ".join(fields))  # join: all of them are strings
+    except (KeyError, TypeError):
+        valid = None
+    if not valid:
+        raise BuildFailError(trade_defect(row))
+    last = int(trade_id)
+    count = row.get("count")
+    if repaired or count == "1":
+        return Trade(last, last, True, repaired, inst_id, trade_id, ts, px, sz, side)
+    covered = int(count) if re.fullmatch("[0-9]{1,19}", str(count)) else 0
+    counted = 1 <= covered <= last
+    return Trade(last - covered + 1 if counted else last, last, counted, False, inst_id, trade_id, ts, px, sz, side)
+
+
+def parse_rows(inst_id: str, rows: Iterable[Any]) -> tuple[list[Trade], list[tuple[str, BuildFailError]]]:
+    """Return the single trades of a REST answer by id, and the bad rows' ids (as far as they have one) with what is wrong."""
+    trades: list[Trade] = []
+    bad: list[tuple[str, BuildFailError]] = []
+    for row in rows:
+        try:
+            trade = parse_trade(row, repaired=True)
+            if trade.inst_id != inst_id:
+                raise BuildFailError(f"Unexpected instId: {shown(trade.inst_id)} in {shown(row)}")
+            trades.append(trade)
+        except BuildFailError as exc:
+            bad.append((str(row.get("tradeId")) if isinstance(row, dict) else "", exc))
+    return sorted(trades), bad
+
+
+def trade_defect(row: object) -> str:
+    """Say what is wrong with a row that parse_trade does not take."""
+    fields = row if isinstance(row, dict) else {}
+    if missing := [name for name in REQUIRED if name not in fields]:
+        return f"Missing required trade fields: {', '.join(missing)} in {shown(row)}"
+    invalid = [
+        f"{name}={shown(repr(fields[name]), 60)}"
+        for name, pattern in zip(REQUIRED, FIELD_PATTERNS, strict=True)
+        if not isinstance(fields[name], str) or not re.fullmatch(pattern, fields[name])
+    ]
+    return f"Invalid trade field: {', '.join(invalid)} in {shown(row)}"
+
+
+@lru_cache(maxsize=256)
+def utc_second(seconds: str) -> str:
+    """Return 2025-12-14T21:34:56 for the ten digits of a time in seconds."""
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def utc(ts: str) -> str:
+    """Return 2025-12-14T21:34:56.123Z for OKX's milliseconds, and nothing for none."""
+    return f"{utc_second(ts[:10])}.{ts[10:]}Z" if ts else ""
+
+
+def milliseconds(timestamp_utc: str) -> str:
+    """Return OKX's 13 digits for a stored timestamp_utc."""
+    moment = datetime.fromisoformat(timestamp_utc)
+    return f"{int(moment.timestamp()):010}{moment.microsecond // 1000:03}"
+
+
+KEYS = "timestamp_utc exchange market instId symbol_canon trade_id side price qty_contracts ctVal ctMult ctType".split()
+
+
+class RecordFormat:
+    """The record of an instrument's trades: one line of compact JSON with the twelve KEYS, all values strings."""
+
+    def __init__(self, instrument: Instrument) -> None:
+        text = orjson.dumps(
+            dict.fromkeys(KEYS, "?")
+            | {"exchange": "okx", "market": "perp", "instId": instrument.inst_id}
+            | {"symbol_canon": instrument.symbol_canon}
+            | dict(zip(("ctVal", "ctMult", "ctType"), instrument.contract, strict=True))
+        ).decode()
+        head, tail = text.index('","exchange"'), text.index('","ctVal"')
+        self._after_time = text[head : text.index('?","side"')]
+        self._after_size = text[tail:] + "\n"
+
+    def line(self, trade: Trade) -> str:
+        """Return the record; its first 10 characters after the opening key are the UTC day."""
+        _, _, _, _, _, trade_id, ts, px, sz, side = trade
+        return (
+            f'{{"timestamp_utc":"{utc_second(ts[:10])}.{ts[10:]}Z{self._after_time}{trade_id}","side":"{side}"'
+            f',"price":"{px}","qty_contracts":"{sz}{self._after_size}'
+        )
+
+
+DAY_OF_LINE = slice(18, 28)  # where a record's UTC day stands
+RECORD = re.compile(
+    r'\{"timestamp_utc":"(\d{4}-\d\d-\d\d)T((?:[01]\d|2[0-3]):[0-5]\d):[0-5]\d\.\d{3}Z","exchange":"okx","market":"perp"'
+    r',"instId":"([^"\\]+)","symbol_canon":"([^"\\]+)","trade_id":"(\d{1,19})","side":"(buy|sell)"'
+    rf',"price":"({DECIMAL})","qty_contracts":"({DECIMAL})"'
+    r',"ctVal":"([^"\\]+)","ctMult":"([^"\\]+)","ctType":"([^"\\]+)"\}\n'.encode(),
+    re.ASCII,
+)  # what RecordFormat writes; groups: day, hh:mm, instId, symbol_canon, trade_id, side, price, qty, ctVal, ctMult, ctType
+
+# ------------------------------------------------------------------------------------------------------------- dedup
+
+
+def dedup_key(inst_id: str, trade_id: str) -> str:
+    """Return what identifies a trade: its `source` may differ between WebSocket and REST and is no part of it."""
+    return f"okx:{inst_id}:{trade_id}"
+
+
+class RecentKeys(collections.OrderedDict[str, None]):
+    """LRU set of the keys that are stored: `key in recent` for a duplicate, `add` for what was written."""
+
+    def add(self, key: str) -> None:
+        """Enter a key as the newest; the oldest leaves when there are more than DEDUP_KEYS."""
+        self[key] = None
+        if len(self) > DEDUP_KEYS:
+            self.popitem(last=False)
+
+
+# ---------------------------------------------------------------------------------------------------------- sequence
+
+
+class Gap(NamedTuple):
+    """A range of ids that is not in the files, for the gaps file; both ids exclusive, None where there is none."""
+
+    reason: str  # start, absent, unrepaired, horizon, id_reset
+    after_id: int | None
+    before_id: int
+    after_ts: str  # ms, or empty
+    before_ts: str
+
+    def line(self, inst_id: str, recorded_utc: str) -> bytes:
+        """Return the line of the gaps file."""
+        entry = {"recorded_utc": recorded_utc, "instId": inst_id, "reason": self.reason}
+        entry |= {"after_id": "" if self.after_id is None else str(self.after_id), "before_id": str(self.before_id)}
+        return orjson.dumps(entry | {"after_utc": utc(self.after_ts), "before_utc": utc(self.before_ts)}) + b"\n"
+
+
+first_id = attrgetter("first")
+
+
+class Sequence:
+    """Decides for one instrument which trades may be written now, in order and once, and which ids are missing.
+
+    Every method that takes trades returns what is to be stored now, in this order: Trades and Gaps. Trades that can't
+    be written yet wait, whether pushes or rows that REST gave ahead of time; whatever lies between them is missing.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.next: int | None = None  # the id that continues the file; None: nothing is stored
+        self.ts = ""  # of the last stored trade, ms
+        self.seen = -1  # the highest id known to exist
+        self.seen_ts = ""  # of that trade, ms
+        self.shown_ts = ""  # the time of the trade that showed the present gap, ms
+        self.waiting: list[Trade] = []  # by id, without overlaps
+        self.skipped = 0  # duplicates
+        self.reset_hint: Trade | None = None  # a push that may come from a reset of OKX's ids
+        self._limit = limit
+        self._stored: Trade | None = None  # the last one, where it was written in this run and without a gap behind it
+
+    def restart(self, last: int | None, ts: str) -> None:
+        """Go on behind what is stored. What waits is dropped: it will be missed, and come from REST."""
+        self.next, self.ts, self._stored = None if last is None else last + 1, ts, None
+        self.waiting.clear()
+
+    @property
+    def open(self) -> bool:
+        """Tell whether ids are known that can't be written yet."""
+        return self.next is not None and self.seen >= self.next
+
+    def offer(self, trade: Trade) -> Iterable[Trade | Gap]:
+        """Take a push or a row from REST."""
+        if trade.first == self.next and not self.waiting and (self._stored is None or self._continues(trade)):
+            self.next = trade.last + 1
+            self._stored = trade if trade.repaired else None
+            self.ts = trade.ts
+            return (trade,)
+        if self.next is None:
+            self._store(trade)
+            return Gap("start", None, trade.first, "", trade.ts), trade
+        if trade.last < self.next:
+            if trade.last < self.next - RESET_IDS and trade.ts > self.ts:
+                self.reset_hint = trade
+            self.skipped += 1
+            return ()
+        if self.seen < self.next:
+            self.shown_ts = trade.ts
+        if trade.last > self.seen:
+            self.seen, self.seen_ts = trade.last, trade.ts
+        if trade.first == self.next and self._continues(trade) and self.waiting[0].first > trade.last:
+            self._store(trade)
+            return [trade, *self._waited()]
+        if trade.first >= self.next:
+            self._wait(trade)
+        return self._waited()
+
+    def missing(self) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of ids that are known to exist, or to have been passed over, and are not here; lowest first."""
+        if self.next is None:
+            return
+        low = self.next
+        for trade in self.waiting:
+            if low < trade.first:
+                yield low, trade.first - 1
+            low = trade.last + 1
+        if low <= self.seen:
+            yield low, self.seen
+
+    def lacks(self, trade_id: int) -> bool:
+        """Tell whether this id is one of the missing."""
+        if self.next is None or not self.next <= trade_id <= self.seen:
+            return False
+        i = bisect.bisect_right(self.waiting, trade_id, key=first_id)
+        return i == 0 or self.waiting[i - 1].last < trade_id
+
+    def give_up(self, upto: int, reason: str, before_ts: str = "") -> list[Trade | Gap]:
+        """Put all missing ids up to `upto` on record, and go on behind them."""
+        out: list[Trade | Gap] = []
+        while (low_high := next(self.missing(), None)) and low_high[0] <= upto:
+            before = min(low_high[1], upto) + 1
+            waits = bool(self.waiting) and self.waiting[0].first == before
+            ts = self.waiting[0].ts if waits else before_ts or self.seen_ts
+            out.append(Gap(reason, low_high[0] - 1, before, self.ts, ts))
+            self.next, self._stored, self.ts = before, None, ts or self.ts
+            out += self._waited()
+        return out
+
+    def reset(self, hint: Trade) -> list[Trade | Gap]:
+        """Start again at lower ids, since REST agrees that OKX's ids were reset; the hint itself comes from REST."""
+        out = self.give_up(self.seen, "id_reset")
+        out.append(Gap("id_reset", (self.next or 0) - 1, hint.first, self.ts, hint.ts))
+        self.next, self.seen, self.shown_ts, self.ts, self._stored = hint.first, hint.last, hint.ts, hint.ts, None
+        return out
+
+    def _continues(self, trade: Trade) -> bool:
+        """Tell whether a push behind a trade from REST is sure not to hold it.
+
+        Taker orders that fill against liquidity of both `source`s may be pushed as two aggregates with interleaved
+        ids: the ids that one of them seems to cover then begin too late. And without a count nothing is known.
+        """
+        before = self._stored
+        if before is None or trade.repaired or (trade.counted and trade.first == trade.last):
+            return True
+        return trade.counted and (before.ts, before.px, before.side) != (trade.ts, trade.px, trade.side)
+
+    def _store(self, trade: Trade) -> None:
+        self.next, self.ts = trade.last + 1, trade.ts
+        self._stored = trade if trade.repaired else None
+
+    def _wait(self, trade: Trade) -> None:
+        """Let a trade wait, unless it overlaps others: then neither is believed, and REST gives their ids."""
+        waiting = self.waiting
+        low = high = bisect.bisect_left(waiting, trade.first, key=first_id)
+        while low and waiting[low - 1].last >= trade.first:
+            low -= 1
+        while high < len(waiting) and waiting[high].first <= trade.last:
+            high += 1
+        if low == high:
+            waiting.insert(low, trade)
+        elif any((other.first, other.last) == (trade.first, trade.last) for other in waiting[low:high]):
+            self.skipped += 1
+        else:
+            waiting[low:high] = [other for other in waiting[low:high] if other.repaired]
+        if len(waiting) > self._limit:
+            self.waiting = [other for other in waiting if other.repaired]
+
+    def _waited(self) -> list[Trade | Gap]:
+        """Return the waiting trades whose turn has come."""
+        out: list[Trade | Gap] = []
+        done = 0
+        for trade in self.waiting:
+            if self.next is None or trade.first > self.next:
+                break
+            done += 1
+            if trade.first == self.next and self._continues(trade):
+                self._store(trade)
+                out.append(trade)
+        del self.waiting[:done]
+        return out
+
+
+# ------------------------------------------------------------------------------------------------------------ repair
+
+
+class Repair:
+    """Which pages of history-trades close a gap, and what their answers prove. `now` is any clock that only rises, s.
+
+    A page is addressed by `after`: it holds the PAGE newest trades with lower ids. Ids not asked for yet are walked from
+    the lowest up; ids that an answer lacked are asked for again from their top, so that the answer shows an id above them,
+    which makes it a proof. A REST that lags looks like a REST where ids do not exist, but for that.
+    """
+
+    def __init__(self, sequence: Sequence, now: float) -> None:
+        self.sequence = sequence
+        self.helped_at = now  # when an answer last found a missing trade, or proved something
+        self._walked = -1  # ids up to this have been asked for
+        self._pages = 1  # to walk in one round; doubles, so that a jump of the ids costs few requests
+        self._walk_at = self._again_at = now  # not before
+        self._pause = ASK_AGAIN_S[0]
+        self._search: tuple[int, int, int] | None = None  # see _narrow
+        self._proofs: dict[tuple[int, int], tuple[int, float]] = {}  # missing range: answers that proved it, since when
+        self._seen: collections.deque[tuple[float, int]] = collections.deque()  # the highest known id, at times
+
+    def plan(self, now: float) -> list[int]:
+        """Return the `after` of the pages to ask for now, in the order to learn from them; none: wait a little."""
+        self._seen.append((now, self.sequence.seen))
+        while len(self._seen) > 1 and self._seen[1][0] <= now - LATE_S:
+            self._seen.popleft()
+        settled = self._seen[0][1] if self._seen[0][0] <= now - LATE_S else -1  # what is newer may still come late
+        if self._search:
+            return [self._search_address()]
+        waiting = self.sequence.waiting
+        room = min(self._pages, (LOOKAHEAD_TRADES - sum(trade.repaired for trade in waiting)) // PAGE)
+        again: list[int] = []
+        walk: list[int] = []
+        base = 0
+        for low, high in self.sequence.missing():
+            if low > settled:
+                break
+            if low <= self._walked:
+                after = min(high, self._walked) + 2
+                if again and after - PAGE <= base:
+                    again[-1] = after  # one page shows both
+                else:
+                    again.append(after)
+                    base = low
+            while self._walked < high and len(walk) < room and now >= self._walk_at:
+                walk.append(max(low, self._walked + 1) + PAGE)
+                self._walked = walk[-1] - 1
+            if self._walked < high:
+                break
+        if not again or now < self._again_at:
+            return walk
+        self._again_at = now + self._pause
+        self._pause = min(self._pause * 2, ASK_AGAIN_S[1])
+        return again + walk
+
+    def learn(self, after: int, rows: list[Trade], complete: bool, now: float) -> list[Trade | Gap]:
+        """Take the answer to a page, by id; `complete`: nothing older exists. Return what is to be stored now."""
+        sequence = self.sequence
+        out: list[Trade | Gap] = []
+        for row in rows:
+            if sequence.lacks(row.last):
+                out += sequence.offer(row)
+                self.helped_at, self._pause = now, ASK_AGAIN_S[0]
+                self._pages = min(self._pages + 1, ROUND_PAGES)
+        top = rows[-1].last if rows else -1
+        bottom = -1 if complete or not rows else rows[0].last
+        if self._search:
+            if after == self._search_address():
+                self._narrow(after, [row.last for row in rows], bottom, now)
+        elif top < after - PAGE and sequence.lacks(after - PAGE) and sequence.lacks(after):
+            high = next(high for _, high in sequence.missing() if high >= after)
+            self._search, self._walked, self._pages = (after - PAGE, high + 1, PAGE), after - PAGE - 1, 1
+        self._prove(bottom, top, now)
+        while (gap := next(sequence.missing(), None)) and gap in self._proofs:
+            answers, since = self._proofs.pop(gap)
+            if answers < ABSENT_ANSWERS or now - since < ABSENT_S:
+                self._proofs[gap] = answers, since
+                break
+            out += sequence.give_up(gap[1], "absent")
+        return out
+
+    def _prove(self, bottom: int, top: int, now: float) -> None:
+        """Count an answer for each missing range that it passes over, between its lowest and its highest id."""
+        for low, high in self.sequence.missing():
+            if low >= top:
+                break
+            shown_range = max(low, bottom + 1), min(high, top - 1)
+            if shown_range[0] <= shown_range[1]:
+                answers, since = self._proofs.get(shown_range, (0, now))
+                self._proofs[shown_range] = answers + 1, since
+                self.helped_at = now
+
+    def _search_address(self) -> int:
+        """Return where to look next for the lowest existing id from `low` on: near the known one, then halfway."""
+        low, high, step = self._search or (0, 0, 0)
+        return high + 1 if step == PAGE else max(high - step, (low + high) // 2)
+
+    def _narrow(self, after: int, ids: list[int], bottom: int, now: float) -> None:
+        """Search, where a walked page was empty and more ids are missing behind it, for the end of the hole.
+
+        The state is (low, high, step): REST shows nothing from `low` to where it was asked, `high` exists. Jumps of a
+        thousand million ids so take about ten requests; where REST only lags, it does not even show `high`.
+        """
+        low, high, step = self._search or (0, 0, 0)
+        above = [trade_id for trade_id in ids if trade_id >= low]
+        if not above and step == PAGE:
+            self._search, self._walk_at = None, now + self._pause
+            self._pause = min(self._pause * 2, ASK_AGAIN_S[1])
+            return
+        low, high = (low, above[0]) if above else (after, high)
+        self._search = (low, high, step * 8)
+        if (above and bottom < low) or high <= low:
+            self._search, self._walked = None, high - 1
+
+
+# ------------------------------------------------------------------------------------------------------------- vault
+
+
+class Tail(NamedTuple):
+    """What recovery found at the end of an instrument's files."""
+
+    last: int | None  # the highest stored id
+    ts: str  # its time, ms
+    keys: list[str]  # dedup keys of the newest lines, oldest first
+
+
+def whole_lines(block: bytes, is_whole: Callable[[bytes], object]) -> int:
+    """Return how many bytes of the end of a file are whole lines; zero bytes are what a power cut leaves."""
+    end = block.find(b"\0")
+    end = block.rfind(b"\n", 0, end if end >= 0 else len(block)) + 1
+    while end and not is_whole(block[block.rfind(b"\n", 0, end - 1) + 1 : end]):
+        end = block.rfind(b"\n", 0, end - 1) + 1
+    return end
+
+
+def cut_torn_end(path: Path, is_whole: Callable[[bytes], object]) -> bytes:
+    """Cut off what a crash left of a line, and return the whole lines of the file's last few MB."""
+    with path.open("r+b") as file:
+        size = file.seek(0, io.SEEK_END)
+        length = min(size, TAIL_BYTES)
+        while True:
+            file.seek(size - length)
+            block = file.read(length)
+            end = whole_lines(block, is_whole)
+            if end or length == size:
+                break
+            if length >= TORN_BYTES:
+                raise VaultError(
+                    f"{path} does not end like a file of trades; move it away, or mend it, and start again"
+                )
+            length = min(size, length * 2)
+        if end < length:
+            file.truncate(size - length + end)
+            os.fsync(file.fileno())
+            log.warning("Torn end cut off, its trades will be fetched again", file=str(path), bytes=length - end)
+    return block[block.find(b"\n") + 1 if length < size else 0 : end]
+
+
+def open_lines(path: Path) -> BinaryIO:
+    """Open a day's file, compressed or not, for reading lines."""
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def is_gap_line(line: bytes) -> bool:
+    """Tell whether a line of the gaps file is whole."""
+    try:
+        return isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+class Vault:
+    """The folder of all that is stored: where things are, and the lock that keeps a second exporter out."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock: io.FileIO | None = None
+
+    def instruments(self) -> list[str]:
+        """Return the instruments with trades in the Vault."""
+        return sorted(path.name for path in (self.root / "raw/okx/trades_perps").glob("*") if path.is_dir())
+
+    def days(self, inst_id: str) -> dict[str, list[Path]]:
+        """Return the files of each stored day, oldest day first; a compressed file comes before its continuation."""
+        files: dict[str, list[Path]] = {}
+        for path in sorted((self.root / "raw/okx/trades_perps" / inst_id).glob("*.jsonl*"), reverse=True):
+            if match := re.fullmatch(r"(\d{4}-\d\d-\d\d)\.jsonl(\.gz)?", path.name):
+                files.setdefault(match[1], []).append(path)
+        return dict(sorted(files.items()))
+
+    def trades_path(self, inst_id: str, day: str) -> Path:
+        """Return the file that an exporter appends to."""
+        return self.root / "raw/okx/trades_perps" / inst_id / f"{day}.jsonl"
+
+    def gaps_path(self, inst_id: str) -> Path:
+        """Return the file that names what is missing."""
+        return self.root / "meta/okx/gaps" / f"{inst_id}.jsonl"
+
+    def instrument_path(self, inst_id: str) -> Path:
+        """Return the file of the instrument's metadata."""
+        return self.root / "meta/okx/instruments" / f"{inst_id}.json"
+
+    def lock(self) -> None:
+        """Hold the Vault until this process ends, however it ends; raise VaultError naming the process that holds it."""
+        try:
+            (self.root / "raw").mkdir(parents=True, exist_ok=True)
+            self._lock = file = (self.root / "exporter.lock").open("a+b", buffering=0)
+            if not self._try_lock(file):
+                file.seek(0)
+                holder = shown(file.read(100).strip()) or "another exporter"
+                raise VaultError(
+                    f"The Vault {self.root} is held by {holder}; stop that one first, or name another --vault"
+                )
+            file.truncate(0)
+            file.write(f"process {os.getpid()}\n".encode())
+        except OSError as exc:
+            raise VaultError(
+                f"The Vault {self.root} can't be written: {exc}. Mend that, or name another --vault"
+            ) from exc
+
+    @staticmethod
+    def _try_lock(file: io.FileIO) -> bool:
+        try:
+            if sys.platform == "win32":
+                file.seek(1 << 30)  # Windows forbids others to read what is locked, and they shall read the process id
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def check_present(self) -> None:
+        """Raise OSError where the Vault's drive is gone; else a folder in its place would be filled."""
+        if not (self.root / "raw").is_dir():
+            raise FileNotFoundError(f"the Vault {self.root} is gone")
+
+    def load_instrument(self, inst_id: str) -> Instrument | None:
+        """Return the saved instrument, or None where it is missing or invalid."""
+        try:
+            return Instrument.from_row(inst_id, orjson.loads(self.instrument_path(inst_id).read_bytes()))
+        except (OSError, orjson.JSONDecodeError, BuildFailError):
+            return None
+
+    def save_instrument(self, inst_id: str, row: object) -> None:
+        """Replace the saved instrument, atomically."""
+        path = self.instrument_path(inst_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(".new")
+        new.write_bytes(orjson.dumps(row, option=orjson.OPT_INDENT_2) + b"\n")
+        new.replace(path)
+
+    def gaps(self, inst_id: str) -> list[dict[str, str]]:
+        """Return the whole entries of the gaps file."""
+        path = self.gaps_path(inst_id)
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        return [orjson.loads(line) for line in lines if is_gap_line(line)]
+
+
+class TradeFiles:
+    """An instrument's day files and gaps file, open for append only. Every method may raise OSError; then recover."""
+
+    def __init__(self, vault: Vault, inst_id: str) -> None:
+        self._vault = vault
+        self._inst_id = inst_id
+        self._file: io.FileIO | None = None
+        self._day = ""
+        self.written = 0  # lines
+        self.unsynced = False
+
+    def append(self, day: str, lines: bytes) -> None:
+        """Write whole lines to the file of their day. A day is on the disk before the next one's first byte."""
+        if self._file is None or day != self._day:
+            self.close()
+            self._vault.check_present()
+            path = self._vault.trades_path(self._inst_id, day)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file, self._day = path.open("ab", buffering=0), day
+        self.unsynced = True
+        while lines:
+            count = self._file.write(lines)
+            self.written += lines.count(b"\n", 0, count)
+            lines = lines[count:]
+
+    def append_gap(self, gap: Gap) -> None:
+        """Put a gap on record, on the disk when this returns."""
+        path = self._vault.gaps_path(self._inst_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            file.write(gap.line(self._inst_id, utc(f"{time.time_ns() // 1_000_000:013}")))
+            os.fsync(file.fileno())
+
+    def descriptor_to_sync(self) -> int | None:
+        """Return a descriptor of its own for an fsync in another thread, if there is something new."""
+        if not self.unsynced or self._file is None:
+            return None
+        self.unsynced = False
+        return os.dup(self._file.fileno())
+
+    def close(self, *, sync: bool = True) -> None:
+        """Put everything on the disk and close the file."""
+        file, self._file = self._file, None
+        if file is not None:
+            with file:
+                if sync:
+                    os.fsync(file.fileno())
+
+    def recover(self) -> Tail:
+        """Cut off torn ends and return where the files end: the two newest days, whose higher id is the last."""
+        self.close(sync=False)
+        self._vault.check_present()
+        gaps = self._vault.gaps_path(self._inst_id)
+        if gaps.exists():
+            cut_torn_end(gaps, is_gap_line)
+        resets = [
+            (int(gap["before_id"]), int(gap["after_id"]))
+            for gap in self._vault.gaps(self._inst_id)
+            if gap["reason"] == "id_reset"
+        ]
+        last, ts = None, ""
+        keys: list[str] = []
+        for paths in reversed(list(self._vault.days(self._inst_id).values())[-2:]):
+            lines = b"".join(self._tail_of(path) for path in paths).splitlines(keepends=True)[-DEDUP_KEYS:]
+            matches = [match for line in lines if (match := RECORD.fullmatch(line))]
+            if not matches:
+                continue
+            keys = [dedup_key(self._inst_id, match[5].decode()) for match in matches] + keys
+            day_last = int(matches[-1][5])
+            if last is None or (day_last > last and not any(low <= last < day_last <= high for low, high in resets)):
+                last, ts = day_last, milliseconds(orjson.loads(matches[-1][0])["timestamp_utc"])
+        return Tail(last, ts, keys[-DEDUP_KEYS:])
+
+    def _tail_of(self, path: Path) -> bytes:
+        if path.suffix != ".gz":
+            return cut_torn_end(path, RECORD.fullmatch)
+        with open_lines(path) as lines:
+            return b"".join(collections.deque(lines, DEDUP_KEYS))
+
+
+# -------------------------------------------------------------------------------------------------------------- REST
+
+
+class Backoff:
+    """Delays that grow, with jitter: the first within a second, none over 30 s."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with the short ones again."""
+        self._delays: Generator[float] = backoff(initial_delay=1, min_delay=1, max_delay=30, factor=1.8)
+
+    def next(self) -> float:
+        """Return the next delay, s."""
+        return next(self._delays) * random.uniform(0.7, 1)  # noqa: S311 - no secret
+
+
+class Lane:
+    """The requests to one endpoint: their rate, and a pause after a failure."""
+
+    def __init__(self, limit: int) -> None:
+        self._turns: collections.deque[float] = collections.deque([-REST_WINDOW_S] * limit, limit)  # when, loop's clock
+        self._paused_until = 0.0
+        self._backoff = Backoff()
+
+    async def turn(self) -> float:
+        """Wait for this request's turn and return the time."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            turn_at = max(clock(), self._turns[0] + REST_WINDOW_S, self._paused_until)
+            self._turns.append(turn_at)
+            await asyncio.sleep(turn_at - clock())
+            if clock() >= self._paused_until:
+                return clock()
+
+    def answered(self) -> None:
+        """Forget past failures."""
+        self._backoff.reset()
+
+    def failed(self, sent_at: float, what: str) -> None:
+        """Pause; requests that were on their way together count as one failure."""
+        if sent_at >= self._paused_until:
+            delay = self._backoff.next()
+            self._paused_until = asyncio.get_running_loop().time() + delay
+            log.warning("REST gave no answer of use", what=what, again_in=f"{delay:.1f}s")
+
+
+class Rest:
+    """OKX's public REST API: asks until there is an answer, as fast as OKX's limits allow."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url.rstrip("/")
+        self._lanes = {path: Lane(limit) for path, limit in REST_LIMITS.items()}
+        self.answered_at = asyncio.get_running_loop().time()
+        self.given_up = False  # it helped nobody for UNREPAIRED_S
+
+    async def get(self, path: str, **query: str | int) -> list[Any]:
+        """Return the `data` of an answer, however long it takes; an instrument that OKX does not know has none."""
+        lane = self._lanes[path]
+        while True:
+            sent_at = await lane.turn()
+            try:
+                data = await self._ask(path, query)
+            except (RestError, aiohttp.ClientError, TimeoutError, OSError) as exc:
+                lane.failed(sent_at, f"{self._url}{path}: {describe(exc)}")
+            else:
+                self.answered_at = asyncio.get_running_loop().time()
+                lane.answered()
+                return data
+
+    async def _ask(self, path: str, query: dict[str, str | int]) -> list[Any]:
+        async with self._session.get(self._url + path, params=query) as response:
+            body = bytearray()
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > REST_BODY_BYTES:
+                    raise RestError("an answer without end")
+        try:
+            answer = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise RestError(f"HTTP {response.status}, not JSON: {shown(bytes(body[:200]), 60)}") from None
+        code = answer.get("code") if isinstance(answer, dict) else None
+        if code == "51001":
+            return []
+        if response.status != 200 or code != "0" or not isinstance(answer["data"], list):
+            message = answer.get("msg") if isinstance(answer, dict) else answer
+            raise RestError(f"HTTP {response.status}, code {shown(code, 20)}: {shown(message, 100)}")
+        return answer["data"]
+
+    async def instrument(self, inst_id: str) -> object:
+        """Return the instrument's row, or None where OKX has none."""
+        rows = await self.get("/api/v5/public/instruments", instType="SWAP", instId=inst_id)
+        return next((row for row in rows if isinstance(row, dict) and row.get("instId") == inst_id), None)
+
+    async def newest(self, inst_id: str, limit: int) -> list[Any]:
+        """Return the newest single trades, newest first."""
+        return await self.get("/api/v5/market/trades", instId=inst_id, limit=limit)
+
+    async def history(self, inst_id: str, kind: int, after: int) -> list[Any]:
+        """Return PAGE single trades with lower ids (kind 1) or times (kind 2, ms), newest first."""
+        return await self.get("/api/v5/market/history-trades", instId=inst_id, type=kind, after=after, limit=PAGE)
+
+    async def candles(self, inst_id: str, start: int, end: int) -> list[Any]:
+        """Return the 1-minute candles from `start` up to and without `end` (ms), at most CANDLES, newest first."""
+        query: dict[str, str | int] = {"instId": inst_id, "bar": "1m", "after": end, "before": start - 1, "limit": CANDLES}
+        return await self.get("/api/v5/market/history-candles", **query)
+
+
+def rest_session() -> aiohttp.ClientSession:
+    """Return what Rest asks through; it honours the system's proxy, as websockets does."""
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REST_TIMEOUT_S), trust_env=True)
+
+
+def describe(exc: BaseException) -> str:
+    """Say in a few words what went wrong; some exceptions have no text of their own."""
+    return shown(str(exc) or type(exc).__name__, 200)
+
+
+# -------------------------------------------------------------------------------------------------------------- feed
+
+
+class Seldom:
+    """Lets a lasting condition be said at most once in SAY_AGAIN_S, per kind."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, float] = {}
+
+    def may_say(self, kind: str) -> bool:
+        """Tell whether it is time to say it."""
+        now = time.monotonic()
+        if now - self._said.get(kind, -SAY_AGAIN_S) < SAY_AGAIN_S:
+            return False
+        self._said[kind] = now
+        return True
+
+
+class Link:
+    """One WebSocket connection."""
+
+    def __init__(self, inst_ids: Iterable[str], replaces: Link | None) -> None:
+        self.ws: websockets.ClientConnection | None = None
+        self.unacked = set(inst_ids)
+        self.unheard = set(inst_ids)  # instruments without a trade so far; kept only while it replaces another link
+        self.replaces = replaces
+        self.leaving = False  # another link replaces this one, or has done so
+        self.heard = True  # something arrived since _watch last looked
+        self.reason = ""  # why we ended it
+
+    def end(self, reason: str) -> None:
+        """Cut the connection; a half-open one would not answer a polite close."""
+        if self.ws is not None and not self.reason:
+            self.reason = reason
+            self.ws.transport.abort()
+
+
+class Feed:
+    """OKX's WebSocket `trades` channel: connected and subscribed, again and again (docs-v5, WebSocket, Public)."""
+
+    def __init__(self, url: str, takes: dict[str, Callable[[Trade], None]], tasks: asyncio.TaskGroup) -> None:
+        self._url = url
+        self._takes = takes  # by instId, what takes its pushes
+        self._tasks = tasks
+        self._link: Link | None = None
+        self._subscribed_once = False
+        self._rejected_since: float | None = None
+        self._seldom = Seldom()
+
+    def reconnect(self, reason: str) -> None:
+        """Cut the present connection and open another."""
+        if self._link is not None:
+            self._link.end(reason)
+
+    async def stay_connected(self, replaces: Link | None = None) -> None:
+        """Serve one connection after the other; end when another takes over."""
+        delays = Backoff()
+        clock = asyncio.get_running_loop().time
+        while True:
+            self._link = link = Link(self._takes, replaces)
+            opened_at = clock()
+            reason = await self._serve(link)
+            if link.leaving:
+                log.info("Connection replaced", reason=reason)
+                return
+            if clock() - opened_at >= STEADY_S and not link.unacked:
+                delays.reset()
+            delay = delays.next()
+            log.warning("Not connected to OKX", url=self._url, reason=reason, again_in=f"{delay:.1f}s")
+            await asyncio.sleep(delay)
+
+    async def _serve(self, link: Link) -> str:
+        """Connect, subscribe and take frames until the connection ends; return why it ended."""
+        limits = {"open_timeout": CONNECT_S, "close_timeout": 1, "max_size": FRAME_BYTES, "max_queue": FRAME_QUEUE}
+        try:
+            ws = link.ws = await websockets.connect(self._url, compression=None, ping_interval=None, **limits)  # type: ignore[arg-type]
+        except (OSError, TimeoutError, websockets.WebSocketException) as exc:
+            return f"can't connect: {describe(exc)}"
+        watch = self._tasks.create_task(self._watch(link, ws))
+        args = [{"channel": "trades", "instId": inst_id} for inst_id in self._takes]
+        try:
+            for i in range(0, len(args), SUBSCRIBE_ARGS):
+                await ws.send(orjson.dumps({"op": "subscribe", "args": args[i : i + SUBSCRIBE_ARGS]}).decode())
+            while True:
+                self._on_frame(link, await ws.recv(decode=False))
+        except websockets.ConnectionClosed as exc:
+            return link.reason or describe(exc)
+        finally:
+            watch.cancel()
+            await ws.close()
+
+    async def _watch(self, link: Link, ws: websockets.ClientConnection) -> None:
+        """End a connection that is silent, or not subscribed in time; ping it when it is quiet."""
+        clock = asyncio.get_running_loop().time
+        opened_at = heard_at = clock()
+        pinged = False
+        while not link.reason:
+            await asyncio.sleep(1)
+            now = clock()
+            if link.heard:
+                link.heard, pinged, heard_at = False, False, now
+            if link.unacked and now - opened_at >= SUBSCRIBE_S:
+                link.end(f"no ack within {SUBSCRIBE_S:.0f}s for {', '.join(sorted(link.unacked)[:5])}")
+            elif now - heard_at >= PING_AFTER_S + PONG_S:
+                link.end(f"nothing heard for {now - heard_at:.0f}s")
+            elif link.replaces and not link.unacked and (not link.unheard or now - opened_at >= REPLACE_S):
+                await self._retire(link)
+            elif now - heard_at >= PING_AFTER_S and not pinged:
+                pinged = True
+                with contextlib.suppress(websockets.ConnectionClosed):  # _serve sees it as well
+                    await ws.send("ping")
+
+    async def _retire(self, link: Link) -> None:
+        """Close the connection that this one replaces."""
+        old, link.replaces = link.replaces, None
+        if old is not None and old.ws is not None:
+            await old.ws.close()
+
+    def _on_frame(self, link: Link, frame: bytes) -> None:
+        """Take what arrived, on the one path from the socket to the file's buffer."""
+        link.heard = True
+        if frame == b"pong":
+            return
+        try:
+            message = orjson.loads(frame)
+        except orjson.JSONDecodeError:
+            self._odd("A frame that is not JSON", frame)
+            return
+        if type(message) is not dict or "event" in message:
+            self._on_event(link, message, frame)
+            return
+        arg, rows = message.get("arg"), message.get("data")
+        if type(rows) is not list or type(arg) is not dict or arg.get("channel") != "trades":
+            self._odd("Data of another channel", frame)
+            return
+        for row in rows:
+            trade = parse_trade(row)
+            take = self._takes.get(trade.inst_id)
+            if take is None:
+                raise BuildFailError(f"Unexpected instId: {shown(trade.inst_id)} in {shown(row)}")
+            if link.replaces is not None:
+                link.unheard.discard(trade.inst_id)
+            take(trade)
+
+    def _on_event(self, link: Link, message: Any, frame: bytes) -> None:  # noqa: ANN401 - whatever JSON holds
+        """Take an ack, an error or a notice."""
+        event, code, arg = (
+            (message.get(key) for key in ("event", "code", "arg")) if isinstance(message, dict) else ("",) * 3
+        )
+        inst_id = arg.get("instId") if isinstance(arg, dict) else None
+        if event == "subscribe" and inst_id in link.unacked:
+            link.unacked.discard(inst_id)
+            log.info("Subscribed to trades", instId=inst_id)
+            if not link.unacked:
+                self._subscribed_once, self._rejected_since = True, None
+        elif event == "error" and link.unacked:
+            self._on_rejection(link, f"code {shown(code, 20)}, {shown(message.get('msg'))}", final=code in REJECTIONS)
+        elif event == "notice" and code == "64008":
+            if not link.leaving:
+                log.info("OKX will close this connection for an upgrade: opening another beside it")
+                link.leaving = True
+                self._tasks.create_task(self.stay_connected(link))
+        else:
+            self._odd("An event of no known meaning", frame)
+
+    def _on_rejection(self, link: Link, what: str, *, final: bool) -> None:
+        """Stop where OKX refuses a subscription for good: at start, or for REJECTED_S on end; else try again."""
+        now = asyncio.get_running_loop().time()
+        if final:
+            if self._rejected_since is None:
+                self._rejected_since = now
+            if not self._subscribed_once or now - self._rejected_since >= REJECTED_S:
+                raise BuildFailError(f"Subscription rejected: {what}")
+        link.end(f"subscription failed: {what}")
+
+    def _odd(self, what: str, frame: bytes) -> None:
+        """Warn of a frame that is no trade; the connection stays."""
+        if self._seldom.may_say(what):
+            log.warning(what, frame=shown(frame[:500]))
+
+
+# ---------------------------------------------------------------------------------------------------------- recorder
+
+
+@dataclasses.dataclass
+class Desk:
+    """What the recorders share."""
+
+    loop: asyncio.AbstractEventLoop
+    spawn: Callable[[Coroutine[Any, Any, None]], object]  # runs it beside everything else; its errors end the exporter
+    instruments: int
+    backfill_ms: int  # how far back gaps are repaired
+    day_finished: Callable[[str, str], None]  # takes instId and the finished day after the first line of the next
+    disk_trouble: Seldom = dataclasses.field(default_factory=Seldom)
+
+    def say_disk_trouble(self, inst_id: str, exc: OSError) -> None:
+        """Say it once a minute, whatever number of files has it."""
+        if self.disk_trouble.may_say("disk"):
+            log.error(
+                "Can't write to the Vault: trying every second; what is missed will be fetched",
+                instId=inst_id,
+                error=describe(exc),
+            )
+
+
+class Recorder:
+    """One instrument's way from a push to the file: dedup, sequence, repair, day files."""
+
+    def __init__(self, instrument: Instrument, vault: Vault, rest: Rest, desk: Desk) -> None:
+        self.instrument = instrument
+        self.inst_id = instrument.inst_id
+        self.files = TradeFiles(vault, self.inst_id)
+        self.sequence = Sequence(max(1, WAITING_TRADES // desk.instruments))
+        self.recent = RecentKeys()
+        self.failed = False  # the last write failed: pushes are dropped until the file is recovered, and fetched then
+        self.received = self.repaired = 0  # pushes; single trades from REST
+        self.last_id = ""
+        self.received_before = self.written_before = 0  # when they were last looked at
+        self.heard_at = 0.0  # the last push, of the event loop's clock
+        self._format = RecordFormat(instrument)
+        self._rest = rest
+        self._desk = desk
+        self._newest_day = next(reversed(vault.days(self.inst_id)), "")
+        self._day = ""
+        self._lines: list[str] = []  # of the day, not yet in the file
+        self._repairing = False
+        self._reset_check_at = 0.0  # not before
+        self._bad_rows: dict[str, float] = {}  # from REST, since when
+
+    def recover(self) -> None:
+        """Go on behind what is stored, at start and after a failed write; raise OSError where that fails."""
+        tail = self.files.recover()
+        self.recent.clear()
+        for key in tail.keys:
+            self.recent.add(key)
+        self.last_id = "" if tail.last is None else str(tail.last)
+        self.sequence.restart(tail.last, tail.ts)
+        self.failed = False
+
+    def take(self, trade: Trade) -> None:
+        """Take a push."""
+        self.received += 1
+        sequence = self.sequence
+        key = f"okx:{trade.inst_id}:{trade.trade_id}"
+        if key in self.recent:
+            self.recent.move_to_end(key)
+            sequence.skipped += 1
+        elif self.failed:
+            sequence.seen = max(sequence.seen, trade.last)
+        else:
+            self.store(sequence.offer(trade))
+            if sequence.seen >= 0 and not self._repairing and (sequence.open or sequence.reset_hint):
+                self._start_repair()
+
+    def store(self, items: Iterable[Trade | Gap]) -> None:
+        """Turn what the sequence lets through into lines, and see to it that they reach the file soon."""
+        for item in items:
+            if self.failed:
+                return
+            if isinstance(item, Gap):
+                self._store_gap(item)
+                continue
+            line = self._format.line(item)
+            if line[DAY_OF_LINE] != self._day:
+                self._turn_day(line[DAY_OF_LINE])
+            if not self._lines:
+                self._desk.loop.call_later(FLUSH_S, self.flush)
+            self._lines.append(line)
+            self.recent.add(dedup_key(item.inst_id, item.trade_id))
+            self.last_id = item.trade_id
+            self.repaired += item.repaired
+        if len(self._lines) >= FLUSH_LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand the lines to the file."""
+        try:
+            self._write()
+        except OSError as exc:
+            self.fail(exc)
+
+    def close(self) -> None:
+        """Put everything on the disk, at the end."""
+        try:
+            self._write()
+            self.files.close()
+        except OSError as exc:
+            log.error(
+                "The last lines could not be written; they will be fetched", instId=self.inst_id, error=describe(exc)
+            )
+
+    def _write(self) -> None:
+        if self._lines:
+            lines = "".join(self._lines).encode()
+            self._lines.clear()
+            self.files.append(self._day, lines)
+
+    def fail(self, exc: OSError) -> None:
+        """Leave a file that can't be written, and recover it when there is room again."""
+        self._lines.clear()
+        self._desk.say_disk_trouble(self.inst_id, exc)
+        if not self.failed:
+            self.failed = True
+            self._desk.spawn(self._mend())
+
+    async def _mend(self) -> None:
+        while self.failed:
+            await asyncio.sleep(RETRY_WRITE_S)
+            try:
+                self.recover()
+            except OSError as exc:
+                self._desk.say_disk_trouble(self.inst_id, exc)
+        self._start_repair()
+
+    def _store_gap(self, gap: Gap) -> None:
+        """Put a gap on record before anything behind it is stored."""
+        try:
+            self.files.append_gap(gap)
+        except OSError as exc:
+            self.fail(exc)
+        else:
+            after, before = gap.after_id, gap.before_id
+            log.warning("Gap on record", instId=self.inst_id, reason=gap.reason, after_id=after, before_id=before)
+
+    def _turn_day(self, day: str) -> None:
+        self.flush()
+        self._day = day
+        if day > self._newest_day:
+            if self._newest_day:
+                self._desk.day_finished(self.inst_id, self._newest_day)
+            self._newest_day = day
+
+    def _start_repair(self) -> None:
+        if not self._repairing:
+            self._repairing = True
+            self._desk.spawn(self._repair())
+
+    async def _repair(self) -> None:
+        """Close whatever is missing, for whatever reason it is."""
+        clock = self._desk.loop.time
+        sequence = self.sequence
+        progress = Progress(self, clock())
+        repair = Repair(sequence, clock())
+        round_: asyncio.Task[None] | None = None
+        try:
+            while (sequence.open or sequence.reset_hint) and not self.failed:
+                if not self._desk.backfill_ms or self._rest.given_up or clock() >= repair.helped_at + UNREPAIRED_S:
+                    self._give_up(repair)
+                    continue
+                round_ = round_ or asyncio.ensure_future(self._round(repair, progress))
+                await asyncio.wait({round_}, timeout=1)
+                if round_.done():
+                    round_.result()
+                    round_ = None
+        finally:
+            if round_:
+                round_.cancel()
+            self._repairing = False
+            self._bad_rows.clear()
+        progress.end(clock())
+
+    def _give_up(self, repair: Repair) -> None:
+        """Put all that is missing on record: nothing is to be repaired, or REST has not helped for too long."""
+        self.sequence.reset_hint = None
+        if not self._desk.backfill_ms:
+            self.store(self.sequence.give_up(self.sequence.seen, "horizon"))
+            return
+        if not self._rest.given_up:
+            self._rest.given_up = True
+            self._desk.spawn(self._until_rest_helps(self.sequence.seen))
+        self.store(self.sequence.give_up(self.sequence.seen, "unrepaired"))
+        repair.helped_at = self._desk.loop.time()
+
+    async def _until_rest_helps(self, trade_id: int) -> None:
+        """Keep asking REST until it shows what it ought to know by now; then gaps are repaired again."""
+        while not any(trade.last >= trade_id for trade in await self._newest(1)):
+            await asyncio.sleep(ASK_AGAIN_S[1])
+        self._rest.given_up = False
+        log.info("REST helps again: from now on gaps are repaired")
+
+    async def _newest(self, limit: int) -> list[Trade]:
+        return parse_rows(self.inst_id, await self._rest.newest(self.inst_id, limit))[0]
+
+    async def _round(self, repair: Repair, progress: Progress) -> None:
+        """Ask for the pages that are due, all at once, and learn from them in order."""
+        clock = self._desk.loop.time
+        if self.sequence.reset_hint:
+            await self._check_reset(self.sequence.reset_hint)
+        pages = repair.plan(clock())
+        if not pages:
+            await asyncio.sleep(LATE_S / 5)
+            return
+        if not progress.found:
+            progress.begin()
+            await self._apply_horizon()
+        asked = [asyncio.ensure_future(self._rest.history(self.inst_id, 1, after)) for after in pages]
+        try:
+            for after, answer in zip(pages, asked, strict=True):
+                rows = await answer
+                trades = self._good_rows(rows)
+                if self.failed or not self.sequence.open:
+                    return
+                self.store(repair.learn(after, trades, len(rows) < PAGE, clock()))
+                progress.say(clock())
+        finally:
+            for answer in asked:
+                answer.cancel()
+
+    def _good_rows(self, rows: list[Any]) -> list[Trade]:
+        """Return an answer's trades by id, up to the first bad row of a missing trade, which is asked for again."""
+        trades, bad = parse_rows(self.inst_id, rows)
+        for trade_id, exc in bad:
+            known = int(trade_id) if re.fullmatch(FIELD_PATTERNS[3], trade_id) else -1
+            if known < 0 or self.sequence.lacks(known):
+                now = self._desk.loop.time()
+                if now - self._bad_rows.setdefault(trade_id, now) >= BAD_ROW_S:
+                    way = f"REST sends trade {shown(trade_id, 40)} so; --backfill-hours 0 passes over it"
+                    raise BuildFailError(f"{exc.args[0]} ({way})") from None
+                trades = [trade for trade in trades if trade.last < known]
+        return trades
+
+    async def _apply_horizon(self) -> None:
+        """Put on record what is older than --backfill-hours, counted from the trade that showed the gap."""
+        sequence = self.sequence
+        horizon = int(sequence.shown_ts or sequence.ts or 0) - self._desk.backfill_ms
+        if sequence.ts and int(sequence.ts) < horizon:
+            rows = self._good_rows(await self._rest.history(self.inst_id, 2, horizon))
+            if rows and not self.failed:
+                self.store(sequence.give_up(rows[-1].last, "horizon", f"{horizon:013}"))
+
+    async def _check_reset(self, hint: Trade) -> None:
+        """Ask REST whether OKX's ids were really reset; a stray old push is no more than a duplicate."""
+        clock = self._desk.loop.time
+        if clock() >= self._reset_check_at:
+            rows = await self._newest(PAGE)
+            self._reset_check_at = clock() + RESET_CHECK_S
+            lower = rows and self.sequence.next and rows[-1].last < self.sequence.next - RESET_IDS
+            if lower and rows[-1].ts > self.sequence.ts and not self.failed:
+                self.recent.clear()
+                self.store(self.sequence.reset(hint))
+        self.sequence.reset_hint = None
+
+    async def missed_by_feed(self) -> bool:
+        """Ask REST whether there are trades that the feed has not shown."""
+        known = max(self.sequence.seen, (self.sequence.next or 0) - 1)
+        return any(trade.last > known for trade in await self._newest(1))
+
+
+class Progress:
+    """What the log says of a repair."""
+
+    def __init__(self, recorder: Recorder, now: float) -> None:
+        self.found = False
+        self._recorder = recorder
+        self._started_at = self._said_at = now
+        self._first = self._missing = self._repaired = 0
+
+    def begin(self) -> None:
+        """Say that there is a gap."""
+        sequence = self._recorder.sequence
+        ranges = list(sequence.missing())
+        self.found, self._first, self._repaired = True, ranges[0][0], self._recorder.repaired
+        self._missing = sum(high - low + 1 for low, high in ranges)
+        ids = {"after_id": ranges[0][0] - 1, "before_id": ranges[-1][1] + 1}
+        log.warning("Gap found", instId=self._recorder.inst_id, **ids, missing=self._missing)
+
+    def say(self, now: float) -> None:
+        """Say how far it is, every PROGRESS_S."""
+        if now - self._said_at < PROGRESS_S:
+            return
+        self._said_at = now
+        done = self._recorder.repaired - self._repaired
+        missing = sum(high - low + 1 for low, high in self._recorder.sequence.missing())
+        share = done / max(1, done + missing)
+        eta = timedelta(seconds=round((now - self._started_at) * (1 - share) / share)) if share > 0.001 else "unknown"
+        log.info(f"Backfill {self._recorder.inst_id} {share:.0%}", fetched=done, missing=missing, eta=str(eta))
+
+    def end(self, now: float) -> None:
+        """Say that it is closed."""
+        if self.found and not self._recorder.sequence.open:
+            recorder = self._recorder
+            ids = {"after_id": self._first - 1, "before_id": recorder.sequence.next}
+            took = f"{now - self._started_at:.1f}s"
+            fetched = recorder.repaired - self._repaired
+            log.info("Gap repaired", instId=recorder.inst_id, **ids, fetched=fetched, took=took)
+
+
+# ------------------------------------------------------------------------------------------------------------ verify
+
+EXACT = decimal.Context(prec=200)  # sums of sizes are never rounded
+
+
+class Problems:
+    """What verify found: of each kind the first SHOWN places, and how many there are."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, list[str]] = {}
+        self.counts: collections.Counter[str] = collections.Counter()
+
+    def add(self, kind: str, where: str, line: bytes = b"") -> None:
+        """Note one; `where` names file and line."""
+        self.counts[kind] += 1
+        if self.counts[kind] <= SHOWN:
+            self.kinds.setdefault(kind, []).append(f"{where}: {shown(line.rstrip())}" if line else where)
+
+    def merge(self, other: Problems) -> None:
+        """Take those of another day."""
+        for kind, places in other.kinds.items():
+            self.kinds[kind] = [*self.kinds.get(kind, []), *places][:SHOWN]
+        self.counts.update(other.counts)
+
+
+def record_defect(line: bytes) -> str:
+    """Say what is wrong with a line that is no RECORD."""
+    if not line.endswith(b"\n"):
+        return "torn last line"
+    if not line.strip():
+        return "blank line"
+    if line.startswith(b"\xef\xbb\xbf"):
+        return "byte order mark"
+    if line.endswith(b"\r\n"):
+        return "CRLF line end"
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return "not JSON"
+    if not isinstance(record, dict) or tuple(record) != tuple(KEYS):
+        return "not the twelve keys in order"
+    if not all(isinstance(value, str) for value in record.values()):
+        return "a value that is no string"
+    if orjson.dumps(record) + b"\n" != line:
+        return "not compact JSON"
+    return "an invalid value"
+
+
+@dataclasses.dataclass
+class DayCheck:
+    """What verify read in the files of one day."""
+
+    inst_id: str
+    day: str
+    problems: Problems
+    lines: int = 0
+    first: tuple[str, int] = ("", 0)  # time and id
+    last: tuple[str, int] = ("", 0)
+    low_id: int = 0
+    high_id: int = 0
+    bought: Decimal = Decimal(0)  # contracts
+    sold: Decimal = Decimal(0)
+    contract: tuple[str, ...] = ()  # of the newest line
+
+
+def check_day(inst_id: str, day: str, paths: list[Path], resets: list[tuple[int, int]]) -> DayCheck:
+    """Hold each line of a day against the contract; `resets`: low and high id of each id_reset on record."""
+    check = DayCheck(inst_id, day, Problems())
+    symbol = "/".join(inst_id.split("-")[:2])
+    sums = {b"buy": Decimal(0), b"sell": Decimal(0)}
+    contracts: list[tuple[bytes, ...]] = []
+    first = last = b""
+    last_id = low_id = high_id = -1
+    for path, number, line in numbered_lines(paths):
+        match = RECORD.fullmatch(line)
+        if match is None:
+            check.problems.add(record_defect(line), f"{path}:{number}", line)
+            continue
+        line_day, _, line_inst, line_symbol, trade_id, side, _, size, *values = match.groups()
+        contract = tuple(values)
+        if line_day.decode() != day:
+            check.problems.add("a line of another day", f"{path}:{number}", line)
+        if (line_inst.decode(), line_symbol.decode()) != (inst_id, symbol):
+            check.problems.add("a line of another instrument", f"{path}:{number}", line)
+        number_id = int(trade_id)
+        if number_id <= last_id and not any(low <= number_id and last_id <= high for low, high in resets):
+            kind = "a trade stored twice" if number_id == last_id else "ids that do not rise"
+            check.problems.add(kind, f"{path}:{number}", line)
+        if not contracts or contract != contracts[-1]:
+            contracts.append(contract)
+            if len(contracts) > 2:
+                check.problems.add("ctVal, ctMult or ctType change more than once a day", f"{path}:{number}", line)
+        sums[side] = EXACT.add(sums[side], Decimal(size.decode()))
+        check.lines += 1
+        first, last, last_id = first or line, line, number_id
+        high_id = max(high_id, number_id)
+        low_id = number_id if low_id < 0 else min(low_id, number_id)
+    if check.lines:
+        ends = [RECORD.fullmatch(line) for line in (first, last)]
+        check.first, check.last = (
+            (line[18:42].decode()[11:], int(end[5])) for line, end in zip((first, last), ends) if end
+        )
+        check.low_id, check.high_id, check.bought, check.sold = low_id, high_id, sums[b"buy"], sums[b"sell"]
+        check.contract = tuple(value.decode() for value in contracts[-1])
+    return check
+
+
+def numbered_lines(paths: list[Path]) -> Iterator[tuple[Path, int, bytes]]:
+    """Yield the lines of a day's files; a last one that an exporter is writing is given time to be finished."""
+    for path in paths:
+        with open_lines(path) as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):
+                    time.sleep(UNFINISHED_LINE_S)
+                    yield path, number, line + lines.readline()
+                else:
+                    yield path, number, line
+
+
+def check_gaps(vault: Vault, inst_id: str, problems: Problems) -> list[dict[str, str]]:
+    """Hold the gaps file against the contract and return its valid entries."""
+    valid = []
+    path = vault.gaps_path(inst_id)
+    keys = ["recorded_utc", "instId", "reason", "after_id", "before_id", "after_utc", "before_utc"]
+    for _, number, line in numbered_lines([path] if path.exists() else []):
+        entry = orjson.loads(line) if is_gap_line(line) else {}
+        values = list(entry.values())
+        good = list(entry) == keys and all(isinstance(value, str) for value in values) and values[1] == inst_id
+        good = good and values[2] in {"start", "absent", "unrepaired", "horizon", "id_reset"}
+        good = good and all(re.fullmatch("[0-9]{0,19}", value) for value in values[3:5]) and line.endswith(b"\n")
+        if good and all(re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)?", value) for value in values[5:]):
+            valid.append(entry)
+        else:
+            problems.add("an invalid line in the gaps file", f"{path}:{number}", line)
+    return valid
+
+
+def shared_ids(one: list[Path], other: list[Path]) -> set[int]:
+    """Return the ids that two days both hold; only asked where their ranges overlap."""
+    first, second = (
+        {int(match[5]) for _, _, line in numbered_lines(paths) if (match := RECORD.fullmatch(line))}
+        for paths in (one, other)
+    )
+    return first & second
+
+
+def check_days(jobs: list[tuple[str, str, list[Path], list[tuple[int, int]]]]) -> Iterator[DayCheck]:
+    """Check all days, on all cores where there is much to read; say how far it is where a person waits."""
+    size = sum(path.stat().st_size for job in jobs for path in job[2])
+    started, done = time.monotonic(), 0
+    with contextlib.ExitStack() as stack:
+        if size > 32 << 20 and len(jobs) > 1:
+            pool = stack.enter_context(concurrent.futures.ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs))))
+            results: Iterable[DayCheck] = pool.map(check_day, *zip(*jobs, strict=True))
+        else:
+            results = (check_day(*job) for job in jobs)
+        for check in results:
+            done += 1
+            if sys.stderr.isatty() and time.monotonic() - started > 1:
+                print(f"\r{done} of {len(jobs)} days read", end="\n" if done == len(jobs) else "", file=sys.stderr)
+            yield check
+
+
+def verify(vault: Vault) -> int:
+    """Hold every stored line against the contract, print a table and a verdict, and return the exit code."""
+    problems = Problems()
+    gaps = {inst_id: check_gaps(vault, inst_id, problems) for inst_id in vault.instruments()}
+    jobs = []
+    for inst_id, entries in gaps.items():
+        resets = [(int(e["before_id"] or 0), int(e["after_id"] or 0)) for e in entries if e["reason"] == "id_reset"]
+        jobs += [(inst_id, day, paths, resets) for day, paths in vault.days(inst_id).items()]
+    print(f"{'instrument':<16} {'day':<10} {'lines':>9}  {'first':<13} {'last':<13} {'first id':>12} {'last id':>12}"
+          f" {'bought':>16} {'sold':>16} {'gaps':>4} {'problems':>8}")  # fmt: skip
+    before: DayCheck | None = None
+    newest: dict[str, DayCheck] = {}
+    lines = 0
+    for check, job in zip(check_days(jobs), jobs, strict=True):
+        before = newest.get(check.inst_id)
+        if before and check.lines and check.low_id <= before.high_id and not job[3]:
+            for trade_id in sorted(shared_ids(job[2], vault.days(check.inst_id)[before.day])):
+                check.problems.add(
+                    "a trade stored in two days", f"{check.inst_id} {before.day} and {check.day}: {trade_id}"
+                )
+        if check.lines:
+            newest[check.inst_id] = check
+        lines += check.lines
+        known = sum((gap["before_utc"] or gap["after_utc"])[:10] == check.day for gap in gaps[check.inst_id])
+        print(f"{check.inst_id:<16} {check.day:<10} {check.lines:>9}  {check.first[0]:<13} {check.last[0]:<13} {check.first[1]:>12}"
+              f" {check.last[1]:>12} {check.bought:>16f} {check.sold:>16f} {known:>4} {check.problems.counts.total():>8}")  # fmt: skip
+        problems.merge(check.problems)
+    for inst_id, check in newest.items():
+        saved = vault.load_instrument(inst_id)
+        if saved is None or saved.contract != check.contract:
+            what = f"{inst_id}: the newest line has {check.contract}, the saved instrument {saved and saved.contract}"
+            problems.add("ctVal, ctMult or ctType differ from the saved instrument", what)
+    for kind, places in problems.kinds.items():
+        print(f"\n{problems.counts[kind]} x {kind}", *places, sep="\n  ")
+    found = problems.counts.total()
+    print(
+        f"\n{lines} lines in {len(jobs)} days of {len(gaps)} instruments:",
+        f"{found} problems" if found else "no problem found",
+    )
+    if not jobs:
+        print("There is nothing to judge: no trades are stored here.")
+    return 1 if found or not jobs else 0
+
+
+# ------------------------------------------------------------------------------------------------------------- audit
+
+Bar = tuple[Decimal, Decimal, Decimal, Decimal, Decimal]  # open, high, low, close, volume in contracts
+
+
+CANDLE_FIELDS = re.compile(r"[0-9]{13}( [0-9]+(\.[0-9]+)?){5}").fullmatch  # start, open, high, low, close, volume
+
+
+class AuditResult(NamedTuple):
+    """How a stored day agrees with OKX's own candles."""
+
+    verdict: str
+    differing: list[str]
+    agrees: bool
+
+
+def add_to_bars(bars: dict[bytes, Bar], lines: Iterable[bytes]) -> None:
+    """Add stored lines, in order, to the bars of their minutes (hh:mm)."""
+    for line in lines:
+        if match := RECORD.fullmatch(line):
+            _, minute, _, _, _, _, price, size, *_ = match.groups()
+            px, sz = Decimal(price.decode()), Decimal(size.decode())
+            if bar := bars.get(minute):
+                bars[minute] = bar[0], max(bar[1], px), min(bar[2], px), px, EXACT.add(bar[4], sz)
+            else:
+                bars[minute] = px, px, px, px, sz
+
+
+def stored_span(vault: Vault, inst_id: str) -> tuple[str, str]:
+    """Return the minutes (2025-12-14T21:34) of the first and the last stored trade."""
+    span: list[str] = []
+    days = list(vault.days(inst_id).values())
+    for days_from_end, newest in ((days, False), (reversed(days), True)):
+        for paths in days_from_end:
+            minute = ""
+            for _, _, line in numbered_lines(paths[-1:] if newest else paths[:1]):
+                if RECORD.fullmatch(line):
+                    minute = line[18:34].decode()
+                    if not newest:
+                        break
+            if minute:
+                span.append(minute)
+                break
+    return (span[0], span[1]) if span else ("", "")
+
+
+async def fetch_candles(rest: Rest, inst_id: str, start: int) -> dict[int, list[str]]:
+    """Return a UTC day's confirmed 1-minute candles by their start, ms; raise TimeoutError without any answer."""
+    candles = {}
+    async with asyncio.timeout(AUDIT_PATIENCE_S):
+        for offset in range(0, 1440, CANDLES):
+            page = start + offset * 60_000, start + min(offset + CANDLES, 1440) * 60_000
+            for row in await rest.candles(inst_id, *page):
+                if (
+                    isinstance(row, list)
+                    and len(row) > 8
+                    and row[8] == "1"
+                    and CANDLE_FIELDS(" ".join(map(str, row[:6])))
+                ):
+                    candles[int(row[0])] = row
+    return candles
+
+
+async def audit_day(vault: Vault, rest: Rest, inst_id: str, day: str, pause: float) -> AuditResult:
+    """Hold a stored UTC day against OKX's candles, minute by minute and exactly; `pause` s after each 1,000 lines."""
+    bars: dict[bytes, Bar] = {}
+    for path in vault.days(inst_id).get(day, []):
+        with open_lines(path) as lines:
+            while block := list(itertools.islice(lines, 1000)):
+                add_to_bars(bars, block)
+                await asyncio.sleep(pause)
+    first, last = await asyncio.to_thread(stored_span, vault, inst_id)
+    holes = [
+        (gap["after_utc"][:16], gap["before_utc"][:16] or "9")
+        for gap in vault.gaps(inst_id)
+        if gap["reason"] != "absent"  # there the candle must agree without these ids
+    ]
+    start = int(datetime.fromisoformat(f"{day}T00:00:00Z").timestamp()) * 1000
+    stored = first[:10] <= day <= last[:10]
+    candles = await fetch_candles(rest, inst_id, start) if stored and bars else {}
+    covered = 0
+    differing = []
+    for number in range(1440):
+        hh_mm = f"{number // 60:02}:{number % 60:02}"
+        minute = f"{day}T{hh_mm}"
+        candle = candles.get(start + number * 60_000)
+        if candle is None or not first < minute < last or any(low <= minute <= high for low, high in holes):
+            continue
+        covered += 1
+        bar = bars.get(hh_mm.encode())
+        okx = tuple(map(Decimal, candle[1:6]))
+        if bar != okx and (bar or okx[4]):
+            ours = " ".join(map(str, bar)) if bar else "nothing"
+            differing.append(f"{minute}Z stored {ours}, OKX {' '.join(candle[1:6])} (open high low close volume)")
+    uncovered = f", {1440 - covered} not covered" if covered < 1440 else ""
+    agree = f"{covered - len(differing)} of {covered} covered minutes agree with OKX"
+    return AuditResult(f"{inst_id} {day}: {agree}{uncovered}", differing, bool(covered) and not differing)
+
+
+async def audit(vault: Vault, rest_url: str, day: str) -> int:
+    """Audit a day of every instrument in the Vault, print the verdicts, and return the exit code."""
+    exit_code = 0 if vault.instruments() else 1
+    async with rest_session() as session:
+        rest = Rest(session, rest_url)
+        for inst_id in vault.instruments():
+            try:
+                result = await audit_day(vault, rest, inst_id, day, 0)
+            except TimeoutError:
+                print(f"{inst_id} {day}: OKX gave no candles within {AUDIT_PATIENCE_S:.0f}s")
+                exit_code = 1
+                continue
+            print(result.verdict, *result.differing[:SHOWN], sep="\n  ")
+            if len(result.differing) > SHOWN:
+                print(f"  and {len(result.differing) - SHOWN} more")
+            exit_code = exit_code if result.agrees else 1
+    return exit_code
+
+
+# ---------------------------------------------------------------------------------------------------------- exporter
+
+
+class Exporter:
+    """Wires one Vault, one feed, REST and a recorder per instrument together, until it is stopped."""
+
+    def __init__(self, vault: Vault, ws_url: str, rest_url: str, backfill_hours: float) -> None:
+        self._vault = vault
+        self._ws_url = ws_url
+        self._rest_url = rest_url
+        self._backfill_ms = round(backfill_hours * 3_600_000)
+        self._recorders: dict[str, Recorder] = {}
+        self._stats_at = time.monotonic()  # of the last Stats line
+
+    async def run(self) -> None:
+        """Capture until cancelled; whatever ends it, all that was accepted is on disk then."""
+        try:
+            async with rest_session() as session, asyncio.TaskGroup() as tasks:
+                rest = Rest(session, self._rest_url)
+                asyncio.get_running_loop().set_exception_handler(partial(raise_in, tasks))
+                await self._start(rest, tasks)
+                feed = Feed(self._ws_url, {key: value.take for key, value in self._recorders.items()}, tasks)
+                tasks.create_task(feed.stay_connected())
+                tasks.create_task(self._sync_files())
+                tasks.create_task(self._watch_instruments(feed))
+                tasks.create_task(self._say_stats())
+                gc.collect()
+                gc.freeze()  # what is alive now stays alive: the collector need not look at it again
+        finally:
+            self._finish()
+
+    async def _start(self, rest: Rest, tasks: asyncio.TaskGroup) -> None:
+        """Get the metadata and go on where the files end."""
+        instruments = await self._instruments(rest, tasks)
+        finished = partial(self._day_finished, rest, tasks)
+        desk = Desk(asyncio.get_running_loop(), tasks.create_task, len(instruments), self._backfill_ms, finished)
+        for instrument in instruments:
+            try:
+                recorder = Recorder(instrument, self._vault, rest, desk)
+                recorder.recover()
+            except OSError as exc:
+                raise VaultError(
+                    f"The Vault {self._vault.root} can't be used: {exc}. Mend that, or name another --vault"
+                ) from exc
+            self._recorders[instrument.inst_id] = recorder
+            log.info(
+                "Recording",
+                instId=instrument.inst_id,
+                after_id=recorder.last_id or "nothing yet",
+                vault=str(self._vault.root),
+            )
+
+    async def _instruments(self, rest: Rest, tasks: asyncio.TaskGroup) -> list[Instrument]:
+        """Return the instruments from REST, or, where it is silent for METADATA_S, those saved before."""
+        asked = {inst_id: asyncio.ensure_future(self._fetch_instrument(rest, inst_id)) for inst_id in INSTRUMENTS}
+        saved = {inst_id: self._vault.load_instrument(inst_id) for inst_id in INSTRUMENTS}
+        clock = asyncio.get_running_loop().time
+        rest.answered_at = clock()
+        try:
+            while pending := [inst_id for inst_id, task in asked.items() if not task.done()]:
+                if clock() - rest.answered_at >= METADATA_S and all(saved[inst_id] for inst_id in pending):
+                    break
+                await asyncio.wait([asked[inst_id] for inst_id in pending], timeout=0.5)
+            for inst_id in pending:
+                log.warning("REST can't be reached: starting with saved metadata, and asking on", instId=inst_id)
+                tasks.create_task(self._look_again(rest, inst_id))
+            instruments = [saved[inst_id] if inst_id in pending else task.result() for inst_id, task in asked.items()]
+            return [instrument for instrument in instruments if instrument]
+        finally:
+            for task in asked.values():
+                task.cancel()
+
+    async def _fetch_instrument(self, rest: Rest, inst_id: str) -> Instrument:
+        """Fetch and save an instrument's metadata; one whose contract differs from its records is not saved over them."""
+        row = await rest.instrument(inst_id)
+        instrument = Instrument.from_row(inst_id, row)
+        recorder = self._recorders.get(inst_id)
+        if recorder and recorder.instrument.contract != instrument.contract:
+            before, now = recorder.instrument.contract, instrument.contract
+            advice = "restart the exporter to record with the new ones"
+            log.warning("ctVal, ctMult or ctType changed", instId=inst_id, recording=before, okx=now, advice=advice)
+            return instrument
+        try:
+            self._vault.save_instrument(inst_id, row)
+        except OSError as exc:
+            if not recorder:
+                raise VaultError(
+                    f"The Vault {self._vault.root} can't be written: {exc}. Mend that, or name another --vault"
+                ) from exc
+            log.warning("Metadata could not be saved", instId=inst_id, error=describe(exc))
+        else:
+            log.info(
+                "Metadata fetched and saved", instId=inst_id, **dict(zip(KEYS[-3:], instrument.contract, strict=True))
+            )
+        if instrument.state != "live":
+            log.warning("OKX does not call this instrument live", instId=inst_id, state=instrument.state)
+        return instrument
+
+    async def _look_again(self, rest: Rest, inst_id: str) -> None:
+        """Fetch the metadata while recording: whatever is wrong with it now is worth a warning, and no more."""
+        try:
+            await self._fetch_instrument(rest, inst_id)
+        except BuildFailError as exc:
+            log.warning(
+                "OKX sent metadata of no use; recording goes on with the old", instId=inst_id, error=exc.args[0]
+            )
+
+    def _day_finished(self, rest: Rest, tasks: asyncio.TaskGroup, inst_id: str, day: str) -> None:
+        tasks.create_task(self._look_again(rest, inst_id))
+        tasks.create_task(self._audit_later(rest, inst_id, day))
+
+    async def _audit_later(self, rest: Rest, inst_id: str, day: str) -> None:
+        """Hold a finished day against OKX's candles, and say how it agrees."""
+        for _ in range(AUDIT_RETRIES):
+            await asyncio.sleep(AUDIT_AFTER_S)
+            try:
+                result = await audit_day(self._vault, rest, inst_id, day, pause=0.01)
+            except OSError as exc:  # a TimeoutError is one
+                log.warning(
+                    "Audit put off", instId=inst_id, day=day, error=describe(exc), again_in=f"{AUDIT_AFTER_S:.0f}s"
+                )
+                continue
+            (log.info if result.agrees else log.warning)(f"Audit: {result.verdict}")
+            for minute in result.differing[:SHOWN]:
+                log.warning(f"Audit: {minute}")
+            return
+        log.warning(f"Audit given up, try --audit {day}", instId=inst_id)
+
+    async def _sync_files(self) -> None:
+        """Put what is new on the disk every second, off the event loop."""
+        while True:
+            await asyncio.sleep(FSYNC_S)
+            descriptors = {}
+            for recorder in self._recorders.values():
+                try:
+                    if (descriptor := recorder.files.descriptor_to_sync()) is not None:
+                        descriptors[descriptor] = recorder
+                except OSError as exc:
+                    recorder.fail(exc)
+            if descriptors:
+                for descriptor, error in await asyncio.to_thread(sync_and_close, list(descriptors)):
+                    descriptors[descriptor].fail(error)
+
+    async def _watch_instruments(self, feed: Feed) -> None:
+        """Reconnect where an instrument is silent while REST has newer trades: its subscription died."""
+        clock = asyncio.get_running_loop().time
+        checks: dict[str, asyncio.Task[bool]] = {}
+        for recorder in self._recorders.values():
+            recorder.heard_at = clock()
+        while True:
+            await asyncio.sleep(1)
+            for inst_id, recorder in self._recorders.items():
+                if recorder.received != recorder.received_before:
+                    recorder.received_before, recorder.heard_at = recorder.received, clock()
+                elif clock() - recorder.heard_at >= INSTRUMENT_SILENT_S and inst_id not in checks:
+                    checks[inst_id] = asyncio.ensure_future(recorder.missed_by_feed())
+            for inst_id in [inst_id for inst_id, check in checks.items() if check.done()]:
+                self._recorders[inst_id].heard_at = clock()
+                if checks.pop(inst_id).result():
+                    feed.reconnect(f"no trade of {inst_id} for {INSTRUMENT_SILENT_S:.0f}s, but REST has newer ones")
+
+    async def _say_stats(self) -> None:
+        while True:
+            await asyncio.sleep(STATS_S)
+            self._log_stats()
+
+    def _log_stats(self) -> None:
+        """Write the line that a person watches for."""
+        now = time.monotonic()
+        recorders = self._recorders.values()
+        details = {}
+        for recorder in recorders:
+            rate = (recorder.files.written - recorder.written_before) / max(0.001, now - self._stats_at)
+            recorder.written_before = recorder.files.written
+            details[recorder.inst_id] = (
+                f"{rate:.1f}/s last={recorder.last_id or '-'} age={max(0.0, now - recorder.heard_at):.0f}s "
+                f"repaired={recorder.repaired} waiting={len(recorder.sequence.waiting)}"
+            )
+        self._stats_at = now
+        written = sum(recorder.files.written for recorder in recorders)
+        skipped = sum(recorder.sequence.skipped for recorder in recorders)
+        log.info(f"Stats: {written} written, {skipped} skipped", **details)
+
+    def _finish(self) -> None:
+        for recorder in self._recorders.values():
+            recorder.close()
+        self._log_stats()
+
+
+def sync_and_close(descriptors: list[int]) -> list[tuple[int, OSError]]:
+    """Fsync each descriptor and return those that failed."""
+    failed = []
+    for descriptor in descriptors:
+        try:
+            os.fsync(descriptor)
+        except OSError as exc:
+            failed.append((descriptor, exc))
+        finally:
+            os.close(descriptor)
+    return failed
+
+
+def raise_in(tasks: asyncio.TaskGroup, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Let an unexpected error in a callback end the exporter as one in a task does."""
+    exc = context.get("exception")
+    if not isinstance(exc, BaseException):
+        log.warning("asyncio: " + str(context.get("message")))
+        return
+
+    async def fail(unexpected: BaseException) -> None:
+        raise unexpected
+
+    tasks.create_task(fail(exc))
+
+
+async def capture(exporter: Exporter) -> None:
+    """Run the exporter until it fails or a signal asks it to stop."""
+    loop = asyncio.get_running_loop()
+    running = asyncio.ensure_future(exporter.run())
+    asked: list[int] = []
+
+    def stop(signum: int, _: object) -> None:
+        if not asked:
+            asked.append(signum)
+            loop.call_soon_threadsafe(running.cancel)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last is Windows' Ctrl+Break, which has no SIGHUP
+        signum = getattr(signal, name, None)
+        if signum and not (name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN):  # nohup
+            signal.signal(signum, stop)
+    try:
+        await running
+    except asyncio.CancelledError:
+        if not asked:
+            raise
+        log.info("Stopped", signal=signal.Signals(asked[0]).name)
+
+
+# ------------------------------------------------------------------------------------------------------ command line
+
+
+class BoundedLog(logging.handlers.RotatingFileHandler):
+    """A rotating log that goes on where Windows forbids to rename a file that somebody else has open."""
+
+    def rotate(self, source: str, dest: str) -> None:
+        """Rename, or copy and empty."""
+        try:
+            os.replace(source, dest)
+        except PermissionError:
+            shutil.copyfile(source, dest)
+            os.truncate(source, 0)
+
+    def doRollover(self) -> None:  # noqa: N802 - the name of the standard library
+        """Rotate; where an old file is in the way, go on in the present one and try again with the next line."""
+        try:
+            super().doRollover()
+        except OSError:
+            if self.stream is None:
+                self.stream = self._open()
+
+
+def add_log_handler(handler: logging.Handler, *, colors: bool) -> None:
+    """Send every line of the log to this handler too: UTC time, level, message, key=value pairs."""
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=colors, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        foreign_pre_chain=LOG_PROCESSORS,
+    )
+    handler.setFormatter(formatter)
+    logging.getLogger().addHandler(handler)
+
+
+LOG_PROCESSORS: list[structlog.typing.Processor] = [
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+
+
+def start_log() -> None:
+    """Log to the console; what libraries have to say comes along from WARNING on."""
+    logging.raiseExceptions = False  # a log that can't be written (disk full, console gone) stops nothing
+    logging.getLogger("trades_exporter").setLevel(logging.INFO)
+    add_log_handler(logging.StreamHandler(), colors=sys.stderr.isatty())
+    structlog.configure(
+        processors=[*LOG_PROCESSORS, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def utc_day(text: str) -> str:
+    """Take a DATE of the command line."""
+    if text == "yesterday":
+        return (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date like 2026-11-21") from None
+
+
+def url(*schemes: str) -> Callable[[str], str]:
+    """Return what takes a URL of the command line."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(f"({'|'.join(schemes)})://[^/ ]+.*", text):
+            raise argparse.ArgumentTypeError(f"{text!r} does not begin with {' or '.join(schemes)}://HOST")
+        return text
+
+    return check
+
+
+def hours(text: str) -> float:
+    """Take a number of hours of the command line."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours from 0 on")
+    return value
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line; wrong usage ends with exit code 2."""
+    parser = argparse.ArgumentParser(
+        prog="trades_exporter.py",
+        description=f"Record every trade of {' and '.join(INSTRUMENTS)} on OKX into daily files, until Ctrl+C.",
+        epilog="Exit codes: 0 stopped cleanly, or nothing wrong found; 1 something found, or an unexpected error;"
+        " 2 wrong usage; 3 BUILD_FAIL; 4 the Vault can't be used.",
+    )
+    judge = parser.add_mutually_exclusive_group()
+    judge.add_argument("--verify", action="store_true", help="hold every stored line against the contract, and exit")
+    judge.add_argument(
+        "--audit", nargs="?", const="yesterday", metavar="DATE", type=utc_day,
+        help="hold a stored UTC day (yesterday) against OKX's own 1-minute candles, and exit",
+    )  # fmt: skip
+    parser.add_argument("--vault", type=Path, default=HERE / "Vault", metavar="DIR", help="Vault beside the script")
+    parser.add_argument(
+        "--log-file", type=Path, default=HERE / "trades_exporter.log", metavar="FILE",
+        help="trades_exporter.log beside the script",
+    )  # fmt: skip
+    parser.add_argument("--ws-url", type=url("ws", "wss"), default=WS_URL, metavar="URL", help=WS_URL)
+    parser.add_argument("--rest-url", type=url("http", "https"), default=REST_URL, metavar="URL", help=REST_URL)
+    parser.add_argument(
+        "--backfill-hours", type=hours, default=24.0, metavar="H",
+        help="24: how far back a gap is repaired; 0: none is, each is put on record at once",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"trades_exporter {VERSION}")
+    return parser.parse_args(argv)
+
+
+def run_capture(args: argparse.Namespace) -> int:
+    """Record until stopped and return the exit code."""
+    vault = Vault(args.vault)
+    vault.lock()
+    try:
+        handler = BoundedLog(args.log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+    except OSError as exc:
+        log.error(f"The log file {args.log_file} can't be written: {exc}")
+        return 2
+    handler.rotator = handler.rotate
+    add_log_handler(handler, colors=False)
+    log.info(f"trades_exporter {VERSION} started", process=os.getpid(), ws_url=args.ws_url, rest_url=args.rest_url)
+    asyncio.run(capture(Exporter(vault, args.ws_url, args.rest_url, args.backfill_hours)))
+    return 0
+
+
+def promised_end(exc: BaseException) -> BuildFailError | VaultError | None:
+    """Return the foreseen reason to stop in what ended the exporter, if that is what it was."""
+    if isinstance(exc, BaseExceptionGroup):
+        ends = [promised_end(part) for part in exc.exceptions]
+        return next((end for end in ends if end), None) if all(ends) else None
+    return exc if isinstance(exc, BuildFailError | VaultError) else None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    args = parse_arguments(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a console of another code page must not stop anything
+    start_log()
+    try:
+        if not (args.verify or args.audit):
+            return run_capture(args)
+        vault = Vault(args.vault)
+        if not args.vault.is_dir():
+            raise VaultError(f"There is no Vault at {args.vault}")
+        if args.verify:
+            return verify(vault)
+        return asyncio.run(audit(vault, args.rest_url, args.audit))
+    except KeyboardInterrupt:
+        return 1
+    except BaseException as exc:
+        end = promised_end(exc)
+        if end is None and isinstance(exc, Exception):
+            log.critical("Unexpected error: please report it with what stands above", exc_info=exc)
+            return 1
+        if end is None:
+            raise
+        log.critical(str(end))
+        return end.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
