@@ -42,13 +42,15 @@ from decimal import Decimal
 from functools import lru_cache, partial
 from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self, cast
 
 import aiohttp
 import orjson
 import structlog
 import websockets
 from websockets.client import backoff
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Event
 
 if sys.platform == "win32":
     import msvcrt
@@ -64,6 +66,7 @@ REST_URL = "https://openapi.okx.com"
 HERE = Path(__file__).resolve().parent
 
 DEDUP_KEYS = 10_000  # newest keys per instrument that are known to be stored
+DEDUP_SPARE = 500  # keys by which it may be more, since they leave that many at a time
 LATE_S = 0.25  # a late or shuffled push may arrive within this, before REST is asked
 WAITING_TRADES = 200_000  # pushes that may wait in memory behind repairs, all instruments together
 LOOKAHEAD_TRADES = 20_000  # trades fetched ahead of ids that OKX does not show: 15 s of REST at its full rate
@@ -105,7 +108,6 @@ REPLACE_S = 10.0  # both connections stay open at most so long after notice 6400
 STEADY_S = 10.0  # a connection that held so long is no flapping one: the next backoff starts afresh
 REJECTED_S = 600.0  # a refused subscription after a reconnect is believed after so long
 FRAME_BYTES = 2 << 20  # the longest frame that is read; real ones stay below 100 KB
-FRAME_QUEUE = 64  # frames read ahead by the websockets library
 REJECTIONS = {"60008", "60012", "60013", "60018", "60019", "64001", "64002"}  # of a subscription, for good
 
 STATS_S = 60.0
@@ -199,6 +201,7 @@ class Trade(NamedTuple):
     px: str
     sz: str  # contracts
     side: str  # of the taker: buy or sell
+    key: str  # what dedup knows it by; `source` may differ between WebSocket and REST and is no part of it
 
 
 REQUIRED = ("px", "sz", "ts", "tradeId", "side", "instId")
@@ -220,13 +223,16 @@ def parse_trade(row: Any, *, repaired: bool = False) -> Trade:  # noqa: ANN401 -
         valid = None
     if not valid:
         raise BuildFailError(trade_defect(row))
-    last = int(trade_id)
+    first = last = int(trade_id)
+    counted = True
     count = row.get("count")
-    if repaired or count == "1":
-        return Trade(last, last, True, repaired, inst_id, trade_id, ts, px, sz, side)
-    covered = int(count) if re.fullmatch("[0-9]{1,19}", str(count)) else 0
-    counted = 1 <= covered <= last
-    return Trade(last - covered + 1 if counted else last, last, counted, False, inst_id, trade_id, ts, px, sz, side)
+    if count != "1" and not repaired:
+        covered = int(count) if re.fullmatch("[0-9]{1,19}", str(count)) else 0
+        counted = 1 <= covered <= last
+        first = last - covered + 1 if counted else last
+    key = f"okx:{inst_id}:{trade_id}"
+    # as Trade(...) does, in a third of the time
+    return tuple.__new__(Trade, (first, last, counted, repaired, inst_id, trade_id, ts, px, sz, side, key))
 
 
 def parse_rows(inst_id: str, rows: Iterable[Any]) -> tuple[list[Trade], list[tuple[str, BuildFailError]]]:
@@ -291,16 +297,15 @@ class RecordFormat:
         self._after_time = text[head : text.index('?","side"')]
         self._after_size = text[tail:] + "\n"
 
-    def line(self, trade: Trade) -> str:
-        """Return the record; its first 10 characters after the opening key are the UTC day."""
-        _, _, _, _, _, trade_id, ts, px, sz, side = trade
+    def line(self, trade: Trade, second: str) -> str:
+        """Return the record; `second` is the trade's time as utc_second gives it."""
+        _, _, _, _, _, trade_id, ts, px, sz, side, _ = trade
         return (
-            f'{{"timestamp_utc":"{utc_second(ts[:10])}.{ts[10:]}Z{self._after_time}{trade_id}","side":"{side}"'
+            f'{{"timestamp_utc":"{second}.{ts[10:]}Z{self._after_time}{trade_id}","side":"{side}"'
             f',"price":"{px}","qty_contracts":"{sz}{self._after_size}'
         )
 
 
-DAY_OF_LINE = slice(18, 28)  # where a record's UTC day stands
 RECORD = re.compile(
     r'\{"timestamp_utc":"(\d{4}-\d\d-\d\d)T((?:[01]\d|2[0-3]):[0-5]\d):[0-5]\d\.\d{3}Z","exchange":"okx","market":"perp"'
     r',"instId":"([^"\\]+)","symbol_canon":"([^"\\]+)","trade_id":"(\d{1,19})","side":"(buy|sell)"'
@@ -312,19 +317,20 @@ RECORD = re.compile(
 # ------------------------------------------------------------------------------------------------------------- dedup
 
 
-def dedup_key(inst_id: str, trade_id: str) -> str:
-    """Return what identifies a trade: its `source` may differ between WebSocket and REST and is no part of it."""
-    return f"okx:{inst_id}:{trade_id}"
-
-
-class RecentKeys(collections.OrderedDict[str, None]):
-    """LRU set of the keys that are stored: `key in recent` for a duplicate, `add` for what was written."""
+class RecentKeys(dict[str, None]):
+    """LRU set of the keys `okx:{instId}:{trade_id}` that are stored: `key in recent`, then `add` or `touch`."""
 
     def add(self, key: str) -> None:
-        """Enter a key as the newest; the oldest leaves when there are more than DEDUP_KEYS."""
+        """Enter the key of a trade that was written; the oldest ones leave, a few at a time."""
         self[key] = None
-        if len(self) > DEDUP_KEYS:
-            self.popitem(last=False)
+        if len(self) >= DEDUP_KEYS + DEDUP_SPARE:
+            for old in list(itertools.islice(self, DEDUP_SPARE)):
+                del self[old]
+
+    def touch(self, key: str) -> None:
+        """Make a key the newest again."""
+        del self[key]
+        self[key] = None
 
 
 # ---------------------------------------------------------------------------------------------------------- sequence
@@ -372,6 +378,11 @@ class Sequence:
         """Go on behind what is stored. What waits is dropped: it will be missed, and come from REST."""
         self.next, self.ts, self._stored = None if last is None else last + 1, ts, None
         self.waiting.clear()
+
+    @property
+    def last(self) -> int | None:
+        """Return the last stored id, or the last one that was put on record as missing."""
+        return None if self.next is None else self.next - 1
 
     @property
     def open(self) -> bool:
@@ -816,7 +827,7 @@ class TradeFiles:
             matches = [match for line in lines if (match := RECORD.fullmatch(line))]
             if not matches:
                 continue
-            keys = [dedup_key(self._inst_id, match[5].decode()) for match in matches] + keys
+            keys = [f"okx:{self._inst_id}:{match[5].decode()}" for match in matches] + keys
             day_last = int(matches[-1][5])
             if last is None or (day_last > last and not any(low <= last < day_last <= high for low, high in resets)):
                 last, ts = day_last, milliseconds(orjson.loads(matches[-1][0])["timestamp_utc"])
@@ -986,6 +997,22 @@ class Link:
             self.ws.transport.abort()
 
 
+class TradesConnection(websockets.ClientConnection):
+    """Hands each frame over as it comes from the socket: no queue, no task to wake, nothing to lose in between."""
+
+    take_frame: Callable[[bytes], None] | None = None  # its errors reach the event loop's exception handler
+
+    def process_event(self, event: Event) -> None:
+        """Take a whole message at once; fragments, pings and closing are the library's."""
+        if self.take_frame is not None and type(event) is Frame and event.fin and event.opcode in WHOLE_MESSAGES:
+            self.take_frame(bytes(event.data))
+        else:
+            super().process_event(event)
+
+
+WHOLE_MESSAGES = {Opcode.TEXT, Opcode.BINARY}
+
+
 class Feed:
     """OKX's WebSocket `trades` channel: connected and subscribed, again and again (docs-v5, WebSocket, Public)."""
 
@@ -1022,9 +1049,10 @@ class Feed:
 
     async def _serve(self, link: Link) -> str:
         """Connect, subscribe and take frames until the connection ends; return why it ended."""
-        limits = {"open_timeout": CONNECT_S, "close_timeout": 1, "max_size": FRAME_BYTES, "max_queue": FRAME_QUEUE}
+        options: dict[str, Any] = {"compression": None, "ping_interval": None, "create_connection": TradesConnection}
+        options |= {"open_timeout": CONNECT_S, "close_timeout": 1, "max_size": FRAME_BYTES}
         try:
-            ws = link.ws = await websockets.connect(self._url, compression=None, ping_interval=None, **limits)  # type: ignore[arg-type]
+            ws = link.ws = await websockets.connect(self._url, **options)
         except (OSError, TimeoutError, websockets.WebSocketException) as exc:
             return f"can't connect: {describe(exc)}"
         watch = self._tasks.create_task(self._watch(link, ws))
@@ -1032,7 +1060,8 @@ class Feed:
         try:
             for i in range(0, len(args), SUBSCRIBE_ARGS):
                 await ws.send(orjson.dumps({"op": "subscribe", "args": args[i : i + SUBSCRIBE_ARGS]}).decode())
-            while True:
+            cast(TradesConnection, ws).take_frame = partial(self._on_frame, link)
+            while True:  # what came before that line, and fragmented messages
                 self._on_frame(link, await ws.recv(decode=False))
         except websockets.ConnectionClosed as exc:
             return link.reason or describe(exc)
@@ -1070,18 +1099,17 @@ class Feed:
     def _on_frame(self, link: Link, frame: bytes) -> None:
         """Take what arrived, on the one path from the socket to the file's buffer."""
         link.heard = True
-        if frame == b"pong":
-            return
         try:
             message = orjson.loads(frame)
+            rows, channel = message["data"], message["arg"]["channel"]
         except orjson.JSONDecodeError:
-            self._odd("A frame that is not JSON", frame)
+            if frame != b"pong":
+                self._odd("A frame that is not JSON", frame)
             return
-        if type(message) is not dict or "event" in message:
+        except (KeyError, TypeError):  # other than a push
             self._on_event(link, message, frame)
             return
-        arg, rows = message.get("arg"), message.get("data")
-        if type(rows) is not list or type(arg) is not dict or arg.get("channel") != "trades":
+        if channel != "trades" or type(rows) is not list:
             self._odd("Data of another channel", frame)
             return
         for row in rows:
@@ -1165,14 +1193,13 @@ class Recorder:
         self.recent = RecentKeys()
         self.failed = False  # the last write failed: pushes are dropped until the file is recovered, and fetched then
         self.received = self.repaired = 0  # pushes; single trades from REST
-        self.last_id = ""
         self.received_before = self.written_before = 0  # when they were last looked at
         self.heard_at = 0.0  # the last push, of the event loop's clock
         self._format = RecordFormat(instrument)
         self._rest = rest
         self._desk = desk
         self._newest_day = next(reversed(vault.days(self.inst_id)), "")
-        self._day = ""
+        self._day = self._second = ""  # of the newest line
         self._lines: list[str] = []  # of the day, not yet in the file
         self._repairing = False
         self._reset_check_at = 0.0  # not before
@@ -1184,7 +1211,6 @@ class Recorder:
         self.recent.clear()
         for key in tail.keys:
             self.recent.add(key)
-        self.last_id = "" if tail.last is None else str(tail.last)
         self.sequence.restart(tail.last, tail.ts)
         self.failed = False
 
@@ -1192,9 +1218,8 @@ class Recorder:
         """Take a push."""
         self.received += 1
         sequence = self.sequence
-        key = f"okx:{trade.inst_id}:{trade.trade_id}"
-        if key in self.recent:
-            self.recent.move_to_end(key)
+        if trade.key in self.recent:
+            self.recent.touch(trade.key)
             sequence.skipped += 1
         elif self.failed:
             sequence.seen = max(sequence.seen, trade.last)
@@ -1211,15 +1236,17 @@ class Recorder:
             if isinstance(item, Gap):
                 self._store_gap(item)
                 continue
-            line = self._format.line(item)
-            if line[DAY_OF_LINE] != self._day:
-                self._turn_day(line[DAY_OF_LINE])
+            second = utc_second(item.ts[:10])
+            if second is not self._second:
+                self._second = second
+                if second[:10] != self._day:
+                    self._turn_day(second[:10])
             if not self._lines:
                 self._desk.loop.call_later(FLUSH_S, self.flush)
-            self._lines.append(line)
-            self.recent.add(dedup_key(item.inst_id, item.trade_id))
-            self.last_id = item.trade_id
-            self.repaired += item.repaired
+            self._lines.append(self._format.line(item, second))
+            self.recent.add(item.key)
+            if item.repaired:
+                self.repaired += 1
         if len(self._lines) >= FLUSH_LINES:
             self.flush()
 
@@ -1809,7 +1836,7 @@ class Exporter:
             log.info(
                 "Recording",
                 instId=instrument.inst_id,
-                after_id=recorder.last_id or "nothing yet",
+                after_id=recorder.sequence.last,
                 vault=str(self._vault.root),
             )
 
@@ -1936,7 +1963,7 @@ class Exporter:
             rate = (recorder.files.written - recorder.written_before) / max(0.001, now - self._stats_at)
             recorder.written_before = recorder.files.written
             details[recorder.inst_id] = (
-                f"{rate:.1f}/s last={recorder.last_id or '-'} age={max(0.0, now - recorder.heard_at):.0f}s "
+                f"{rate:.1f}/s last={recorder.sequence.last} age={max(0.0, now - recorder.heard_at):.0f}s "
                 f"repaired={recorder.repaired} waiting={len(recorder.sequence.waiting)}"
             )
         self._stats_at = now

@@ -28,7 +28,7 @@ import time
 import zlib
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -43,6 +43,7 @@ from aiohttp import WSMsgType, web
 BTC = "BTC-USDT-SWAP"
 ETH = "ETH-USDT-SWAP"
 FIRST_ID = 2_978_601_964  # the id of the first BTC trade, of the size real ones have
+START = "2026-11-21T12:00:00Z"  # the exchange's time when it opens, unless told otherwise
 HISTORY_DAYS = 90  # how far back history-trades goes
 REST_LIMITS = {  # requests in 2 s per IP, and the largest `limit`
     "/api/v5/public/instruments": (20, 0),
@@ -74,7 +75,7 @@ INSTRUMENT_ROW: dict[str, object] = orjson.loads(
     '"ruleType":"normal","seriesId":"","settleCcy":"USDT","shortPosRemainingQuota":"","state":"live","stk":"",'
     '"tickSz":"0.1","tradeQuoteCcyList":[],"uly":"BTC-USDT","upcChg":[]}'
 )
-SENSELESS_COUNTS = (ABSENT, "0", "-1", "abc", "", "1.5", "99999999999999999999", 2, None)
+SENSELESS_COUNTS = (ABSENT, "0", "-1", "abc", "", "1.5", "99999999999999999999", None)
 JUNK_FRAMES: dict[str, tuple[bytes, int]] = {  # name: payload, WebSocket opcode (1 text, 2 binary)
     "not JSON": (b"hello", 1),
     "empty": (b"", 1),
@@ -126,6 +127,22 @@ class Push(NamedTuple):
     def singles(self) -> int:
         """How many single trades it holds; `count` on the wire."""
         return self.last_id - self.first_id + 1
+
+
+class View(NamedTuple):
+    """What REST shows of a ledger at a moment: its first `end` trades, none before `oldest_ts`, no hidden ones."""
+
+    end: int
+    oldest_ts: int
+    is_hidden: Callable[[Trade], bool]
+
+    def newest_first(self, ledger: list[Trade], start: int, end: int) -> Iterator[Trade]:
+        """Walk down from position end - 1 to start."""
+        for index in range(min(end, self.end) - 1, start - 1, -1):
+            if ledger[index].ts < self.oldest_ts:
+                return
+            if not self.is_hidden(ledger[index]):
+                yield ledger[index]
 
 
 SCALE_DIGITS = 12  # prices and sizes are computed as integers of 1e-12: exact, and fast
@@ -263,23 +280,18 @@ class Market:
         orders = bisect_right(self._made_at, made_before)
         return self._made_end[orders - 1] if orders else 0
 
-    def page_by_id(
-        self, end: int, after: int | None, above: int, limit: int, wanted: Callable[[Trade], bool]
-    ) -> list[Trade]:
-        """Return the newest `limit` trades with above < id < after, of the first `end` of the ledger."""
-        start = min(self.epochs[-1], end)
+    def page_by_id(self, view: View, after: int | None, above: int, limit: int) -> list[Trade]:
+        """Return the newest `limit` trades with above < id < after."""
+        start, end = self.epochs[-1], len(self.ledger)
         if after is not None:
             end = bisect_left(self.ledger, after, start, end, key=trade_id_of)
-        trades = itertools.takewhile(lambda trade: trade.trade_id > above, reversed_slice(self.ledger, start, end))
-        return list(itertools.islice(filter(wanted, trades), limit))
+        trades = view.newest_first(self.ledger, start, end)
+        return list(itertools.islice(itertools.takewhile(lambda trade: trade.trade_id > above, trades), limit))
 
-    def page_by_time(
-        self, end: int, after: int | None, limit: int, wanted: Callable[[Trade], bool], chance: random.Random
-    ) -> list[Trade]:
+    def page_by_time(self, view: View, after: int | None, limit: int, chance: random.Random) -> list[Trade]:
         """Return the newest `limit` trades with ts < after; of the oldest ms any part, which the limit may cut."""
-        if after is not None:
-            end = bisect_left(self.ledger, after, 0, end, key=ts_of)
-        trades = filter(wanted, reversed_slice(self.ledger, 0, end))
+        end = len(self.ledger) if after is None else bisect_left(self.ledger, after, key=ts_of)
+        trades = view.newest_first(self.ledger, 0, end)
         page = list(itertools.islice(trades, limit))
         page += itertools.takewhile(lambda trade: trade.ts == page[-1].ts, trades)
         return shuffle_milliseconds(page, chance)[:limit]
@@ -302,11 +314,6 @@ class Market:
             rows.append([str(minute), *map(decimal_text, prices + volumes), confirm])
             minute -= 60_000
         return rows
-
-
-def reversed_slice(ledger: list[Trade], start: int, end: int) -> Iterable[Trade]:
-    """Walk down from end - 1 to start without a copy."""
-    return (ledger[index] for index in range(end - 1, start - 1, -1))
 
 
 def shuffle_milliseconds(trades: list[Trade], chance: random.Random) -> list[Trade]:
@@ -333,7 +340,7 @@ class Faults:
     shuffle: float = 0.0  # probability that a push comes up to SHUFFLE_S late, so that neighbours overtake it
     straddle: float = 0.0  # probability that an order is told by two pushes whose ids overlap
     twin: float = 0.0  # probability that a part of a push is pushed again, with the other `source`
-    bad_count: float = 0.0  # probability that `count` is missing or senseless
+    bad_count: float = 0.0  # … that `count` is missing or senseless; not where pushes overlap: nobody could tell then
     skip_id: float = 0.0  # probability that before an order one id is left out: it never exists
     several_rows: float = 0.0  # probability that a push shares its frame with the next one of the instrument
     # Connections
@@ -397,14 +404,15 @@ class Connection:
             self.moved = time.monotonic()
 
 
-def websocket_frame(payload: bytes, opcode: int = 1) -> bytes:
-    """One unmasked, unfragmented frame (RFC 6455, section 5.2)."""
+def websocket_frame(payload: bytes, opcode: int = 1, *, final: bool = True) -> bytes:
+    """One unmasked frame (RFC 6455, section 5.2): a whole message, or a fragment where it is not the final one."""
+    first = 0x80 * final | opcode
     if len(payload) < 126:
-        head = struct.pack("!BB", 0x80 | opcode, len(payload))
+        head = struct.pack("!BB", first, len(payload))
     elif len(payload) < 65_536:
-        head = struct.pack("!BBH", 0x80 | opcode, 126, len(payload))
+        head = struct.pack("!BBH", first, 126, len(payload))
     else:
-        head = struct.pack("!BBQ", 0x80 | opcode, 127, len(payload))
+        head = struct.pack("!BBQ", first, 127, len(payload))
     return head + payload
 
 
@@ -428,7 +436,7 @@ def instrument_row(inst_id: str, number: int) -> Row:
 class FakeOKX:
     """The exchange. A context manager; inside, it trades `rate` pushes a second and instrument, and serves them.
 
-    `start` is the exchange's time when it opens (ms, or ISO; default: now) and runs `speed` times as fast as ours.
+    `start` is the exchange's time now (ms, or ISO); it runs `speed` times as fast as ours.
     """
 
     def __init__(
@@ -437,7 +445,7 @@ class FakeOKX:
         seed: int = 1,
         rate: float = 0.0,
         instruments: Sequence[str] = (BTC, ETH),
-        start: int | str | None = None,
+        start: int | str = START,
         speed: float = 1.0,
         first_id: int | None = None,
         port: int = 0,
@@ -466,7 +474,7 @@ class FakeOKX:
         self.connections: list[Connection] = []  # the open ones
         self.connects = 0  # WebSocket connections ever accepted
         self.received: deque[str] = deque(maxlen=10_000)  # the newest messages of clients
-        self.set_clock(start if start is not None else int(time.time() * 1000), speed)
+        self.set_clock(start, speed)
         self._chance = random.Random(f"{seed} faults")
         self._owed = dict.fromkeys(instruments, 0.0)  # pushes due, the fraction carried to the next tick
         self._ready: list[tuple[str, bytes]] = []  # instId and frame, to be sent with this tick
@@ -608,8 +616,12 @@ class FakeOKX:
             self._straddle(inst_id, market.make_order(ts, now, count=chance.randint(3, 12)))
             return
         push = market.make_order(ts, now)
+        has_twin = chance.random() < faults.twin
+        if not has_twin and chance.random() < faults.bad_count:
+            self._emit(inst_id, push, {"count": chance.choice((*SENSELESS_COUNTS, str(push.last_id + 1)))})
+            return
         self._emit(inst_id, push)
-        if chance.random() < faults.twin:
+        if has_twin:
             first_id, last_id = sorted(chance.choices(range(push.first_id, push.last_id + 1), k=2))
             self._emit(inst_id, market.add_push(first_id, last_id, "1" if push.source == "0" else "0"))
 
@@ -627,10 +639,8 @@ class FakeOKX:
         faults, chance = self.faults, self._chance
         if time.monotonic() < faults.muted.get(inst_id, 0.0) or chance.random() < faults.lose:
             return
-        row = push_row(inst_id, push)
-        if chance.random() < faults.bad_count:
-            row["count"] = chance.choice((*SENSELESS_COUNTS, str(push.last_id + 1)))
-        row = {key: value for key, value in (row | dict(fields or {})).items() if value is not ABSENT}
+        row = push_row(inst_id, push) | dict(fields or {})
+        row = {key: value for key, value in row.items() if value is not ABSENT}
         if chance.random() < faults.several_rows:
             self._held.setdefault(inst_id, []).append(row)
             return
@@ -739,8 +749,7 @@ class FakeOKX:
     def _newest_trades(self, query: dict[str, str]) -> Sequence[object]:
         limit = number(query, "limit", 100, REST_LIMITS["/api/v5/market/trades"][1])
         inst_id = query["instId"]
-        end = self._visible_end(inst_id)
-        trades = self.markets[inst_id].page_by_time(end, None, limit, self._wanted(inst_id), self._chance)
+        trades = self.markets[inst_id].page_by_time(self._view(inst_id), None, limit, self._chance)
         return self._trade_rows(inst_id, trades)
 
     def _history_trades(self, query: dict[str, str]) -> Sequence[object]:
@@ -748,13 +757,13 @@ class FakeOKX:
         after = number(query, "after") if "after" in query else None
         before = number(query, "before", -1)
         inst_id, kind = query["instId"], query.get("type", "1")
-        market, end, wanted = self.markets[inst_id], self._visible_end(inst_id), self._wanted(inst_id)
+        market, view = self.markets[inst_id], self._view(inst_id)
         if kind == "1":
-            trades = market.page_by_id(end, after, before, limit, wanted)
+            trades = market.page_by_id(view, after, before, limit)
             return self._trade_rows(inst_id, shuffle_milliseconds(trades, self._chance))
         if kind != "2" or "before" in query:
             raise BadParameterError("before" if kind == "2" else "type")
-        return self._trade_rows(inst_id, market.page_by_time(end, after, limit, wanted, self._chance))
+        return self._trade_rows(inst_id, market.page_by_time(view, after, limit, self._chance))
 
     def _history_candles(self, query: dict[str, str]) -> Sequence[object]:
         if query.get("bar", "1m") != "1m":
@@ -767,15 +776,13 @@ class FakeOKX:
                 row[-1] = "0"
         return rows
 
-    def _visible_end(self, inst_id: str) -> int:
+    def _view(self, inst_id: str) -> View:
+        """Return what REST shows just now."""
         lag = self.faults.rest_lag_s + self._chance.random() * self.faults.rest_lag_jitter_s
-        return self.markets[inst_id].visible_end(time.monotonic() - lag)
-
-    def _wanted(self, inst_id: str) -> Callable[[Trade], bool]:
-        """Return what decides whether REST serves a trade: not too old, not hidden."""
+        now, hidden = time.monotonic(), self.faults.rest_hidden
+        end = self.markets[inst_id].visible_end(now - lag)
         oldest = self.now_ms() - HISTORY_DAYS * 86_400_000
-        hidden, now = self.faults.rest_hidden, time.monotonic()
-        return lambda trade: trade.ts >= oldest and hidden.get((inst_id, trade.trade_id), 0.0) <= now
+        return View(end, oldest, lambda trade: hidden.get((inst_id, trade.trade_id), 0.0) > now)
 
     def _trade_rows(self, inst_id: str, trades: list[Trade]) -> Sequence[object]:
         rows: list[Row] = []
@@ -996,12 +1003,10 @@ class FakeOKX:
         def end() -> None:
             self.set_rate(0.0)
             self.faults = Faults()
+            self._flush(math.inf)  # what is still on its way arrives first
             for inst_id in self.markets:
                 self._trade(inst_id, self.now_ms())
-            for _, _, inst_id, frame in sorted(self._later):
-                self._ready.insert(0, (inst_id, frame))
-            self._later.clear()
-            self._flush(time.monotonic())
+            self._flush(math.inf)
 
         self._sync(end)
 
@@ -1016,10 +1021,15 @@ class FakeOKX:
 
         self._sync(run)
 
-    def send_raw(self, payload: bytes | str, opcode: int = 1) -> None:
-        """Send one message of any content to every client."""
+    def send_raw(self, payload: bytes | str, opcode: int = 1, *, fragments: int = 1) -> None:
+        """Send one message of any content to every client, in so many fragments."""
         data = payload.encode() if isinstance(payload, str) else payload
-        self._for_each(lambda connection: connection.send(data, opcode))
+        cuts = [len(data) * index // fragments for index in range(fragments + 1)]
+        frames = [
+            websocket_frame(data[cuts[i] : cuts[i + 1]], 0 if i else opcode, final=i == fragments - 1)
+            for i in range(fragments)
+        ]
+        self._for_each(lambda connection: connection.write(b"".join(frames)))
 
     def send_junk(self, name: str) -> None:
         """Send one of JUNK_FRAMES to every client."""
@@ -1147,7 +1157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it otherwise
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    okx = FakeOKX(seed=options.seed, rate=options.rate, start=options.start, speed=options.speed, port=options.port)
+    start = options.start or int(time.time() * 1000)
+    okx = FakeOKX(seed=options.seed, rate=options.rate, start=start, speed=options.speed, port=options.port)
     with okx, contextlib.suppress(KeyboardInterrupt):
         print("A fake OKX trades until Ctrl+C. To record it:\n")
         print(f"  python trades_exporter.py --ws-url {okx.ws_url} --rest-url {okx.rest_url}\n", flush=True)

@@ -172,6 +172,13 @@ def test_junk_frames_arrive_as_they_are(okx: FakeOKX, name: str) -> None:
         assert ws.recv(RECV_S, decode=False) == JUNK_FRAMES[name][0]
 
 
+def test_a_message_may_come_in_fragments(okx: FakeOKX) -> None:
+    with client(okx) as ws:
+        subscribe(ws, BTC)
+        okx.send_raw("fragments", fragments=4)
+        assert list(ws.recv_streaming()) == ["fr", "ag", "me", "nts"]
+
+
 def test_delivery_faults_lose_double_and_delay_but_the_ledger_is_whole(make_okx: Callable[..., FakeOKX]) -> None:
     okx = make_okx(rate=500.0)
     faults = okx.faults

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
+import threading
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
+from fake_okx import ABSENT, BTC, ETH, FakeOKX
+from harness import (
+    ROOT,
+    Exporter,
+    assert_vault_equals_ledger,
+    day_files,
+    read_gaps,
+    wait_for,
+    wait_until_stored,
+)
 from wine import UnavailableError, Wine, windows_path
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 pytestmark = [pytest.mark.windows, pytest.mark.timeout(300)]
 
-PROJECT = Path(__file__).parent.parent
 FOLDER = "My Trades (v1) & ünï ^!"
 ENDLESS = "-1073741819"  # Windows' code for an access violation: a crash without Python's help
 # Stands in for the exporter: notes its arguments and ends with the next of the chosen exit codes.
@@ -70,7 +84,7 @@ class Launcher:
         self.tools.mkdir(parents=True)
         folder.mkdir(exist_ok=True)
         for name in ("start_trades.bat", "requirements.txt", "trades_exporter.py"):
-            shutil.copy(PROJECT / name, folder)
+            shutil.copy(ROOT / name, folder)
 
     def codes(self, *codes: str) -> None:
         """Put the stub in the exporter's place, ending with these exit codes one after the other."""
@@ -81,9 +95,9 @@ class Launcher:
         """Return its environment; the PATH begins with the tools and CPython, or with `path`."""
         return self.wine.environment(*(path or (self.tools, self.wine.cpython)), **more)
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def window(self, *arguments: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
         """Start it as a double-click does: its window waits for a key where something failed."""
-        return self.wine.start(self.folder / "start_trades.bat", *arguments, environment=self.environment())
+        return self.wine.running(self.folder / "start_trades.bat", *arguments, environment=self.environment())
 
     def run(self, *arguments: str, path: tuple[Path, ...] = (), **more: str) -> tuple[int, str]:
         """Run it to its end without waiting for a key."""
@@ -103,6 +117,19 @@ class Launcher:
     def pauses(self) -> list[int]:
         """The pauses between restarts, s."""
         return [int(line) for line in self.lines(self.tools / "pauses.txt")]
+
+
+def read_until_pause(window: subprocess.Popen[bytes]) -> str:
+    """Read what a window shows until it waits for a key, then press one."""
+    assert window.stdout is not None
+    output = b""
+    while not output.endswith(b"Press any key to continue... "):
+        byte = window.stdout.read(1)
+        assert byte, f"the window closed: {output.decode(errors='replace')}"
+        output += byte
+    assert window.poll() is None
+    window.communicate(b"x")
+    return output.decode("utf-8", errors="replace")
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +199,7 @@ def test_a_failed_installation_is_said_and_repeated_by_the_next_start(launcher: 
     code, output = launcher.run()
     assert (code, launcher.starts) == (1, [])
     assert "Could not install the packages" in output
-    shutil.copy(PROJECT / "requirements.txt", launcher.folder)
+    shutil.copy(ROOT / "requirements.txt", launcher.folder)
     code, output = launcher.run()
     assert (code, launcher.starts) == (0, ["[]"])
     assert "Installing the packages" in output
@@ -253,12 +280,167 @@ def test_a_crashed_capture_is_restarted_for_ever_after_pauses_that_grow_to_a_min
 @pytest.mark.parametrize("code", ["2", "3", "4"])
 def test_the_window_stays_open_after_a_failure(launcher: Launcher, code: str) -> None:
     launcher.codes(code)
-    with launcher.start() as window:
-        assert window.stdout is not None
-        output = b""
-        while not output.endswith(b"Press any key to continue... "):
-            output += window.stdout.read(1)
-        assert f"exit code {code}".encode() in output
-        assert window.poll() is None
-        window.communicate(b"x")
+    with launcher.window() as window:
+        assert f"exit code {code}" in read_until_pause(window)
     assert window.returncode == int(code)
+
+
+# ----------------------------------------------------------------------------------------------------------- capture
+
+
+class WindowsExporter(Exporter):
+    """The exporter as a Windows process. Killing it kills the Windows process, SIGINT is its Ctrl+C."""
+
+    wine: Wine
+
+    def command(self, *args: str) -> list[str]:
+        """Return the command line of Linux with Windows' names for programs and files."""
+        python, *arguments = super().command(*args)
+        python = f"{self.wine.cpython}/python.exe"
+        return [
+            str(self.wine.program),
+            python,
+            *(windows_path(Path(text)) if text.startswith("/") else text for text in arguments),
+        ]
+
+    def start(self) -> Self:
+        """Start the process; a thread copies what it prints to `console_file`."""
+        self._log_start = len(self.log)
+        self.process = process = self.wine.start(*self.command()[1:], environment=dict(self.env))
+        self._printer = threading.Thread(target=self._print, args=(process,), daemon=True)
+        self._printer.start()
+        return self
+
+    def _print(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        with self.console_file.open("ab", buffering=0) as console:
+            for line in process.stdout:
+                console.write(line)
+
+    def ctrl_c(self) -> int:
+        """Press Ctrl+C and return the exit code."""
+        return self.stop(signal.SIGINT)
+
+
+@pytest.fixture
+def windows_exporter(wine: Wine, tmp_path: Path) -> Iterator[Callable[..., WindowsExporter]]:
+    """Make an exporter, not started yet, in a folder with a name such as people give."""
+    made: list[WindowsExporter] = []
+
+    def make(okx: FakeOKX, **settings: object) -> WindowsExporter:
+        env = wine.environment(PYTHONPATH=windows_path(wine.packages))
+        made.append(WindowsExporter(okx, tmp_path / FOLDER, settings, env=env))
+        made[-1].wine = wine
+        return made[-1]
+
+    yield make
+    for exporter in made:
+        exporter.kill()
+
+
+def settle_and_stop(okx: FakeOKX, exporter: WindowsExporter) -> None:
+    """Let the exchange rest, see everything stored, press Ctrl+C, and hold the Vault against the ledger."""
+    okx.settle()
+    for inst_id in okx.markets:
+        wait_until_stored(exporter.vault, okx, inst_id)
+    assert exporter.ctrl_c() == 0, exporter.tail()
+    for inst_id in okx.markets:
+        assert_vault_equals_ledger(exporter.vault, okx, inst_id)
+        assert {gap["reason"] for gap in read_gaps(exporter.vault, inst_id)} <= {"start"}
+
+
+def test_it_captures_across_midnight_and_ends_with_ctrl_c(
+    make_okx: Callable[..., FakeOKX], windows_exporter: Callable[..., WindowsExporter]
+) -> None:
+    """Files have the names and newlines of Linux, and the promised lines are in the log."""
+    okx = make_okx(rate=50, start="2026-11-21T23:59:50Z")
+    exporter = windows_exporter(okx).start_capture()
+    exporter.wait_until(lambda: all(len(day_files(exporter.vault, inst)) == 2 for inst in (BTC, ETH)), what="a new day")
+    settle_and_stop(okx, exporter)
+    names = {str(path.relative_to(exporter.vault)) for path in exporter.vault.rglob("*") if path.is_file()}
+    expected = {f"raw/okx/trades_perps/{inst}/2026-11-{day}.jsonl" for inst in (BTC, ETH) for day in (21, 22)}
+    expected |= {f"meta/okx/instruments/{inst}.json" for inst in (BTC, ETH)} | {"exporter.lock"}
+    assert expected <= names <= expected | {f"meta/okx/gaps/{inst}.jsonl" for inst in (BTC, ETH)}
+    for name in names:
+        assert b"\r" not in (exporter.vault / name).read_bytes(), name
+    for text in "Metadata fetched and saved", "Subscribed to trades", "Stats: ", "Stopped":
+        assert text in exporter.log
+    verdict = exporter.run("--verify")
+    assert verdict.returncode == 0, verdict.stdout + verdict.stderr
+
+
+def test_killed_in_the_midst_of_a_line_it_goes_on_without_a_gap(
+    make_okx: Callable[..., FakeOKX], windows_exporter: Callable[..., WindowsExporter]
+) -> None:
+    okx = make_okx(rate=50)
+    exporter = windows_exporter(okx).start_capture()
+    exporter.wait_until(lambda: day_files(exporter.vault, BTC) and day_files(exporter.vault, ETH), what="trades")
+    exporter.kill()
+    with day_files(exporter.vault, BTC)[-1].open("ab") as file:
+        file.write(b'{"timestamp_utc":"2026-11')
+    exporter.start_capture().wait_for_log("Gap repaired", times=2)
+    settle_and_stop(okx, exporter)
+
+
+def test_a_second_exporter_says_who_holds_the_vault(
+    okx: FakeOKX, windows_exporter: Callable[..., WindowsExporter]
+) -> None:
+    first = windows_exporter(okx).start_capture()
+    second = windows_exporter(okx).run()
+    assert second.returncode == 4, second.stdout + second.stderr
+    holder = (first.vault / "exporter.lock").read_text().strip()
+    assert re.fullmatch(r"process \d+", holder)
+    assert f"is held by {holder};" in second.stdout + second.stderr
+    first.kill()
+    third = windows_exporter(okx).start_capture()
+    assert third.ctrl_c() == 0
+
+
+def test_the_log_rotates_while_somebody_else_has_it_open(
+    okx: FakeOKX, wine: Wine, windows_exporter: Callable[..., WindowsExporter]
+) -> None:
+    """Windows refuses to rename such a file: the log is copied and emptied, or goes on until it can be."""
+    limit = 4000
+    exporter = windows_exporter(okx, LOG_BYTES=limit, STATS_S=0.02).start()
+    log = exporter.log_file
+    exporter.wait_until(log.exists, what="a log")
+    reader = "import sys; log = open(sys.argv[1]); print(flush=True); sys.stdin.read()"
+
+    @contextmanager
+    def opened(path: Path) -> Iterator[None]:
+        with wine.running(wine.cpython / "python.exe", "-c", reader, windows_path(path)) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield
+
+    def size() -> int:
+        with suppress(FileNotFoundError):  # in the instant between renaming and opening a new one
+            return log.stat().st_size
+        return 0
+
+    with opened(log):
+        for old in (log.with_name(f"exporter.log.{number}") for number in (1, 2)):
+            old.unlink(missing_ok=True)
+            exporter.wait_until(old.exists, what=old.name)
+    with opened(log.with_name("exporter.log.1")):
+        exporter.wait_until(lambda: size() > 2 * limit, what="a log that goes on")
+    exporter.wait_until(lambda: size() < limit, what="a log that rotates again")
+    assert exporter.ctrl_c() == 0
+    assert "Stopped" in log.read_text("utf-8").splitlines()[-1]
+
+
+def test_the_launcher_records_until_a_build_fail_and_keeps_its_window_open(
+    make_okx: Callable[..., FakeOKX], launcher: Launcher
+) -> None:
+    okx = make_okx(rate=50)
+    vault = launcher.folder / "Vault"
+    with launcher.window("--ws-url", okx.ws_url, "--rest-url", okx.rest_url) as window:
+        wait_for(lambda: day_files(vault, BTC) and day_files(vault, ETH), what="trades")
+        okx.set_rate(0)
+        bad = okx.trade(BTC, count=1, fields={"px": ABSENT})[0]
+        output = read_until_pause(window)
+    assert "BUILD_FAIL: Missing required trade fields" in output
+    assert launcher.pauses == []
+    assert window.returncode == 3
+    assert_vault_equals_ledger(vault, okx, BTC, upto_id=bad.first_id - 1)
+    assert_vault_equals_ledger(vault, okx, ETH)

@@ -6,6 +6,7 @@ fake python.exe, SmartScreen, and names that Windows refuses and wine accepts.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -15,7 +16,10 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REQUIREMENTS = Path(__file__).parent.parent / "requirements.txt"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trades-exporter-tests"
@@ -69,6 +73,7 @@ class Wine:
         if not (WINE / "wine64").exists():
             raise UnavailableError("wine is not installed; on Debian, .ci/install-wine installs it")
         self.cpython, self.wheels, self.packages = (software() / name for name in ("cpython", "wheels", "packages"))
+        self.program = WINE / "wine64"
         self.prefix = folder / "prefix"
         self.prefix.mkdir()
         for command in ("wineserver64", "-p60"), ("wine64", "wineboot", "-i"), ("wine64", "winecfg", "-v", "win10"):
@@ -111,16 +116,28 @@ class Wine:
     def start(self, *command: str | Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start a Windows program; pipes, since a regular file as stdin or stdout breaks Python under wine."""
         return subprocess.Popen(
-            [WINE / "wine64", *command],
+            [self.program, *command],
             env=environment or self.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
 
+    @contextlib.contextmanager
+    def running(
+        self, *command: str | Path, environment: dict[str, str] | None = None
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a Windows program that is killed at the end of the block, if it still runs then."""
+        process = self.start(*command, environment=environment)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
     def run(self, *command: str | Path, environment: dict[str, str] | None = None) -> tuple[int, str]:
         """Run a Windows program to its end and return its exit code (of 8 bits) and its output."""
-        with self.start(*command, environment=environment) as process:
+        with self.running(*command, environment=environment) as process:
             output, _ = process.communicate()
         return process.returncode, output.decode(errors="replace").replace("\r\n", "\n")
 
