@@ -1,6 +1,7 @@
 """Record every BTC-USDT-SWAP and ETH-USDT-SWAP trade of OKX into daily JSONL files, and be able to prove it.
 
-    OKX WebSocket "trades" -> validate -> LRU dedup -> sequence, repair over REST -> Vault/raw/okx/trades_perps/{INSTID}/{DATE}.jsonl
+    OKX WebSocket "trades" -> validate -> LRU dedup -> sequence, repair over REST
+        -> Vault/raw/okx/trades_perps/{INSTID}/{DATE}.jsonl
 
 The idea that carries it: the exchange is the write-ahead log. Trade ids rise by one per trade and OKX serves each of
 them over REST for months, so nothing that is only in memory is precious. A file is at any moment a gapless prefix of
@@ -36,6 +37,7 @@ import shutil
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -77,7 +79,7 @@ ABSENT_ANSWERS, ABSENT_S = 5, 15.0  # so many answers over so long show later id
 UNREPAIRED_S = 1800.0  # REST helped nobody for so long: gaps go on record and capture goes on
 BAD_ROW_S = 15.0  # a bad row from REST is asked for again for so long before it stops the exporter
 RESET_IDS = 1_000_000  # a push so much lower, with a newer time, may be a reset of OKX's ids
-RESET_CHECK_S = 10.0  # REST is asked at most so often whether the ids were reset
+RESET_CHECK_S = 3.0  # REST is asked at most so often whether the ids were reset
 
 FLUSH_S = 0.04  # lines are gathered for so long before they go to the file: a tenth of a second is promised
 FLUSH_LINES = 512  # or until there are so many
@@ -126,7 +128,7 @@ log = structlog.get_logger("trades_exporter")
 
 
 class BuildFailError(Exception):
-    """OKX sends what must not be stored, or nothing for good: the exporter stops with exit code 3."""
+    """OKX sends what must not be stored, or refuses for good: the exporter stops with exit code 3."""
 
     exit_code = 3
 
@@ -145,6 +147,11 @@ class RestError(Exception):
     """An answer of REST that is no help: busy, limited, broken or HTML."""
 
 
+def unusable(root: Path, exc: OSError) -> VaultError:
+    """Say what to do about a Vault that can't be written."""
+    return VaultError(f"The Vault {root} can't be used: {exc}. Mend that, or name another one with --vault")
+
+
 def shown(value: object, limit: int = 300) -> str:
     """Return whatever came over the wire, short and on one line, for a message."""
     text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
@@ -152,37 +159,37 @@ def shown(value: object, limit: int = 300) -> str:
     return text if len(text) <= limit else text[:limit] + "..."
 
 
+def describe(exc: BaseException) -> str:
+    """Say in a few words what went wrong; some exceptions have no text of their own."""
+    return shown(str(exc) or type(exc).__name__, 200)
+
+
 # -------------------------------------------------------------------------------------------------------- instrument
+
+CONTRACT = ("ctVal", "ctMult", "ctType")
 
 
 class Instrument(NamedTuple):
     """What every record carries about its contract, in OKX's own characters (GET /api/v5/public/instruments)."""
 
     inst_id: str
-    ct_val: str
-    ct_mult: str
-    ct_type: str
+    contract: tuple[str, ...]  # the values of CONTRACT
     state: str
 
     @classmethod
     def from_row(cls, inst_id: str, row: object) -> Self:
         """Check a row of OKX's answer or a saved one; raise BuildFailError naming the instrument and the fields."""
         fields = row if isinstance(row, dict) and row.get("instId") == inst_id else {}
-        values = {name: fields.get(name) for name in ("ctVal", "ctMult", "ctType")}
-        missing = [name for name, value in values.items() if not isinstance(value, str) or not value]
+        values = [fields.get(name) for name in CONTRACT]
+        missing = [CONTRACT[i] for i, value in enumerate(values) if not isinstance(value, str) or not value]
         if missing:
             raise BuildFailError(f"Missing required metadata fields: {', '.join(missing)} of {inst_id}")
-        return cls(inst_id, str(values["ctVal"]), str(values["ctMult"]), str(values["ctType"]), shown(fields.get("state")))
+        return cls(inst_id, tuple(map(str, values)), shown(fields.get("state")))
 
-    @property
-    def symbol_canon(self) -> str:
-        """Return base and quote currency: BTC/USDT."""
-        return "/".join(self.inst_id.split("-")[:2])
 
-    @property
-    def contract(self) -> tuple[str, str, str]:
-        """Return what must not change while records carry it."""
-        return self.ct_val, self.ct_mult, self.ct_type
+def symbol_canon(inst_id: str) -> str:
+    """Return base and quote currency: BTC/USDT."""
+    return "/".join(inst_id.split("-")[:2])
 
 
 # ------------------------------------------------------------------------------------------------------------- trade
@@ -206,9 +213,9 @@ class Trade(NamedTuple):
 
 REQUIRED = ("px", "sz", "ts", "tradeId", "side", "instId")
 DECIMAL = r"(?:0*[1-9][0-9]*(?:\.[0-9]+)?|0+\.0*[1-9][0-9]*)"  # plain and positive
-FIELD_PATTERNS = (DECIMAL, DECIMAL, "[0-9]{13}", "[0-9]{1,19}", "(?:buy|sell)", "(?s:.*)")
+FIELD_PATTERNS = (DECIMAL, DECIMAL, "[0-9]{13}", "[0-9]{1,19}", "(?:buy|sell)", ".*")
 required_fields = itemgetter(*REQUIRED)
-match_fields = re.compile(" ".join(FIELD_PATTERNS)).fullmatch
+match_fields = re.compile("\n".join(FIELD_PATTERNS)).fullmatch  # none of them can hold a line feed
 
 
 def parse_trade(row: Any, *, repaired: bool = False) -> Trade:  # noqa: ANN401 - whatever JSON holds
@@ -218,7 +225,7 @@ def parse_trade(row: Any, *, repaired: bool = False) -> Trade:  # noqa: ANN401 -
     """
     try:
         px, sz, ts, trade_id, side, inst_id = fields = required_fields(row)
-        valid = match_fields(" ".join(fields))  # join: all of them are strings
+        valid = match_fields("\n".join(fields))  # join: all of them are strings
     except (KeyError, TypeError):
         valid = None
     if not valid:
@@ -235,21 +242,6 @@ def parse_trade(row: Any, *, repaired: bool = False) -> Trade:  # noqa: ANN401 -
     return tuple.__new__(Trade, (first, last, counted, repaired, inst_id, trade_id, ts, px, sz, side, key))
 
 
-def parse_rows(inst_id: str, rows: Iterable[Any]) -> tuple[list[Trade], list[tuple[str, BuildFailError]]]:
-    """Return the single trades of a REST answer by id, and the bad rows' ids (as far as they have one) with what is wrong."""
-    trades: list[Trade] = []
-    bad: list[tuple[str, BuildFailError]] = []
-    for row in rows:
-        try:
-            trade = parse_trade(row, repaired=True)
-            if trade.inst_id != inst_id:
-                raise BuildFailError(f"Unexpected instId: {shown(trade.inst_id)} in {shown(row)}")
-            trades.append(trade)
-        except BuildFailError as exc:
-            bad.append((str(row.get("tradeId")) if isinstance(row, dict) else "", exc))
-    return sorted(trades), bad
-
-
 def trade_defect(row: object) -> str:
     """Say what is wrong with a row that parse_trade does not take."""
     fields = row if isinstance(row, dict) else {}
@@ -261,6 +253,21 @@ def trade_defect(row: object) -> str:
         if not isinstance(fields[name], str) or not re.fullmatch(pattern, fields[name])
     ]
     return f"Invalid trade field: {', '.join(invalid)} in {shown(row)}"
+
+
+def parse_rows(inst_id: str, rows: Iterable[Any]) -> tuple[list[Trade], list[tuple[str, BuildFailError]]]:
+    """Return the single trades of a REST answer by id, and the bad rows' ids with what is wrong with them."""
+    trades: list[Trade] = []
+    bad: list[tuple[str, BuildFailError]] = []
+    for row in rows:
+        try:
+            trade = parse_trade(row, repaired=True)
+            if trade.inst_id != inst_id:
+                raise BuildFailError(f"Unexpected instId: {shown(trade.inst_id)} in {shown(row)}")
+            trades.append(trade)
+        except BuildFailError as exc:
+            bad.append((str(row.get("tradeId")) if isinstance(row, dict) else "", exc))
+    return sorted(trades), bad
 
 
 @lru_cache(maxsize=256)
@@ -280,22 +287,18 @@ def milliseconds(timestamp_utc: str) -> str:
     return f"{int(moment.timestamp()):010}{moment.microsecond // 1000:03}"
 
 
-KEYS = "timestamp_utc exchange market instId symbol_canon trade_id side price qty_contracts ctVal ctMult ctType".split()
+KEYS = tuple("timestamp_utc exchange market instId symbol_canon trade_id side price qty_contracts".split()) + CONTRACT
 
 
 class RecordFormat:
     """The record of an instrument's trades: one line of compact JSON with the twelve KEYS, all values strings."""
 
     def __init__(self, instrument: Instrument) -> None:
-        text = orjson.dumps(
-            dict.fromkeys(KEYS, "?")
-            | {"exchange": "okx", "market": "perp", "instId": instrument.inst_id}
-            | {"symbol_canon": instrument.symbol_canon}
-            | dict(zip(("ctVal", "ctMult", "ctType"), instrument.contract, strict=True))
-        ).decode()
-        head, tail = text.index('","exchange"'), text.index('","ctVal"')
-        self._after_time = text[head : text.index('?","side"')]
-        self._after_size = text[tail:] + "\n"
+        values = dict.fromkeys(KEYS, "?") | dict(zip(CONTRACT, instrument.contract, strict=True))
+        values |= {"exchange": "okx", "market": "perp", "instId": instrument.inst_id}
+        text = orjson.dumps(values | {"symbol_canon": symbol_canon(instrument.inst_id)}).decode()
+        self._after_time = text[text.index('","exchange"') : text.index('?","side"')]
+        self._after_size = text[text.index('","ctVal"') :] + "\n"
 
     def line(self, trade: Trade, second: str) -> str:
         """Return the record; `second` is the trade's time as utc_second gives it."""
@@ -306,13 +309,14 @@ class RecordFormat:
         )
 
 
+TEXT = r"([ -!#-\[\]-~]+)"  # printable ASCII but for what JSON escapes
 RECORD = re.compile(
-    r'\{"timestamp_utc":"(\d{4}-\d\d-\d\d)T((?:[01]\d|2[0-3]):[0-5]\d):[0-5]\d\.\d{3}Z","exchange":"okx","market":"perp"'
-    r',"instId":"([^"\\]+)","symbol_canon":"([^"\\]+)","trade_id":"(\d{1,19})","side":"(buy|sell)"'
+    r'\{"timestamp_utc":"(\d{4}-\d\d-\d\d)T((?:[01]\d|2[0-3]):[0-5]\d):[0-5]\d\.\d{3}Z"'
+    rf',"exchange":"okx","market":"perp","instId":"{TEXT}","symbol_canon":"{TEXT}","trade_id":"(\d{{1,19}})","side":"(buy|sell)"'
     rf',"price":"({DECIMAL})","qty_contracts":"({DECIMAL})"'
-    r',"ctVal":"([^"\\]+)","ctMult":"([^"\\]+)","ctType":"([^"\\]+)"\}\n'.encode(),
+    rf',"ctVal":"{TEXT}","ctMult":"{TEXT}","ctType":"{TEXT}"\}}\n'.encode(),
     re.ASCII,
-)  # what RecordFormat writes; groups: day, hh:mm, instId, symbol_canon, trade_id, side, price, qty, ctVal, ctMult, ctType
+)  # what RecordFormat writes; groups: day, hh:mm, instId, symbol_canon, trade_id, side, price, qty, CONTRACT
 
 # ------------------------------------------------------------------------------------------------------------- dedup
 
@@ -351,6 +355,21 @@ class Gap(NamedTuple):
         entry |= {"after_id": "" if self.after_id is None else str(self.after_id), "before_id": str(self.before_id)}
         return orjson.dumps(entry | {"after_utc": utc(self.after_ts), "before_utc": utc(self.before_ts)}) + b"\n"
 
+    @staticmethod
+    def entry(inst_id: str, line: bytes) -> dict[str, str] | None:
+        """Return what a line of the gaps file says, or None where it says nothing of this instrument."""
+        match = GAP_LINE.fullmatch(line)
+        return orjson.loads(line) if match and match[1] == inst_id.encode() else None
+
+
+STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+GAP_LINE = re.compile(
+    rf'{{"recorded_utc":"{STAMP}","instId":"([^"\\]+)","reason":"(?:start|absent|unrepaired|horizon|id_reset)"'
+    r',"after_id":"\d{0,19}","before_id":"\d{1,20}"'
+    rf',"after_utc":"(?:{STAMP})?","before_utc":"(?:{STAMP})?"}}\n'.encode(),
+    re.ASCII,
+)
+
 
 first_id = attrgetter("first")
 
@@ -371,12 +390,12 @@ class Sequence:
         self.waiting: list[Trade] = []  # by id, without overlaps
         self.skipped = 0  # duplicates
         self.reset_hint: Trade | None = None  # a push that may come from a reset of OKX's ids
-        self._limit = limit
-        self._stored: Trade | None = None  # the last one, where it was written in this run and without a gap behind it
+        self._limit = limit  # pushes that may wait
+        self._tail: Trade | None = None  # the last stored one, unless it is from an earlier run or a gap follows
 
     def restart(self, last: int | None, ts: str) -> None:
         """Go on behind what is stored. What waits is dropped: it will be missed, and come from REST."""
-        self.next, self.ts, self._stored = None if last is None else last + 1, ts, None
+        self.next, self.ts, self._tail = None if last is None else last + 1, ts, None
         self.waiting.clear()
 
     @property
@@ -391,16 +410,14 @@ class Sequence:
 
     def offer(self, trade: Trade) -> Iterable[Trade | Gap]:
         """Take a push or a row from REST."""
-        if trade.first == self.next and not self.waiting and (self._stored is None or self._continues(trade)):
-            self.next = trade.last + 1
-            self._stored = trade if trade.repaired else None
-            self.ts = trade.ts
+        if trade.first == self.next and not self.waiting and self._continues(trade):
+            self._store(trade)
             return (trade,)
         if self.next is None:
             self._store(trade)
             return Gap("start", None, trade.first, "", trade.ts), trade
         if trade.last < self.next:
-            if trade.last < self.next - RESET_IDS and trade.ts > self.ts:
+            if trade.last < self.next - RESET_IDS and trade.ts > self.ts and not self.reset_hint:
                 self.reset_hint = trade
             self.skipped += 1
             return ()
@@ -416,7 +433,7 @@ class Sequence:
         return self._waited()
 
     def missing(self) -> Iterator[tuple[int, int]]:
-        """Yield the ranges of ids that are known to exist, or to have been passed over, and are not here; lowest first."""
+        """Yield the ranges of ids that were passed over, or are known to exist, and are not here; lowest first."""
         if self.next is None:
             return
         low = self.next
@@ -437,36 +454,37 @@ class Sequence:
     def give_up(self, upto: int, reason: str, before_ts: str = "") -> list[Trade | Gap]:
         """Put all missing ids up to `upto` on record, and go on behind them."""
         out: list[Trade | Gap] = []
-        while (low_high := next(self.missing(), None)) and low_high[0] <= upto:
-            before = min(low_high[1], upto) + 1
+        while (gap := next(self.missing(), None)) and gap[0] <= upto:
+            before = min(gap[1], upto) + 1
             waits = bool(self.waiting) and self.waiting[0].first == before
             ts = self.waiting[0].ts if waits else before_ts or self.seen_ts
-            out.append(Gap(reason, low_high[0] - 1, before, self.ts, ts))
-            self.next, self._stored, self.ts = before, None, ts or self.ts
+            out.append(Gap(reason, gap[0] - 1, before, self.ts, ts))
+            self.next, self._tail, self.ts = before, None, ts or self.ts
             out += self._waited()
         return out
 
     def reset(self, hint: Trade) -> list[Trade | Gap]:
         """Start again at lower ids, since REST agrees that OKX's ids were reset; the hint itself comes from REST."""
         out = self.give_up(self.seen, "id_reset")
-        out.append(Gap("id_reset", (self.next or 0) - 1, hint.first, self.ts, hint.ts))
-        self.next, self.seen, self.shown_ts, self.ts, self._stored = hint.first, hint.last, hint.ts, hint.ts, None
+        out.append(Gap("id_reset", self.last, hint.first, self.ts, hint.ts))
+        self.restart(hint.first - 1, hint.ts)
+        self.seen, self.seen_ts, self.shown_ts = hint.last, hint.ts, hint.ts
         return out
 
     def _continues(self, trade: Trade) -> bool:
-        """Tell whether a push behind a trade from REST is sure not to hold it.
+        """Tell whether a push with the right first id is sure not to hold what is stored already.
 
         Taker orders that fill against liquidity of both `source`s may be pushed as two aggregates with interleaved
-        ids: the ids that one of them seems to cover then begin too late. And without a count nothing is known.
+        ids, and then one of them seems to begin later than it does; and without a count nothing is known. A trade of
+        another price, side or time than the last stored one can't hold that one.
         """
-        before = self._stored
-        if before is None or trade.repaired or (trade.counted and trade.first == trade.last):
+        tail = self._tail
+        if tail is None or (trade.counted and (trade.first == trade.last or not tail.repaired)):
             return True
-        return trade.counted and (before.ts, before.px, before.side) != (trade.ts, trade.px, trade.side)
+        return trade.repaired or (tail.ts, tail.px, tail.side) != (trade.ts, trade.px, trade.side)
 
     def _store(self, trade: Trade) -> None:
-        self.next, self.ts = trade.last + 1, trade.ts
-        self._stored = trade if trade.repaired else None
+        self.next, self.ts, self._tail = trade.last + 1, trade.ts, trade
 
     def _wait(self, trade: Trade) -> None:
         """Let a trade wait, unless it overlaps others: then neither is believed, and REST gives their ids."""
@@ -506,37 +524,39 @@ class Sequence:
 class Repair:
     """Which pages of history-trades close a gap, and what their answers prove. `now` is any clock that only rises, s.
 
-    A page is addressed by `after`: it holds the PAGE newest trades with lower ids. Ids not asked for yet are walked from
-    the lowest up; ids that an answer lacked are asked for again from their top, so that the answer shows an id above them,
-    which makes it a proof. A REST that lags looks like a REST where ids do not exist, but for that.
+    A page is addressed by `after`: it holds the PAGE newest trades with lower ids. Ids not asked for yet are walked
+    from the lowest up; ids that an answer lacked are asked for again from their top, so that the answer shows an id
+    above them, which makes it a proof. But for that, a REST that lags looks like one where ids do not exist.
     """
 
     def __init__(self, sequence: Sequence, now: float) -> None:
         self.sequence = sequence
         self.helped_at = now  # when an answer last found a missing trade, or proved something
+        self.settled = -1  # the highest id that was known LATE_S ago: what is missing above may still come late
+        self._seen: collections.deque[tuple[float, int]] = collections.deque()  # the highest known id, at times
         self._walked = -1  # ids up to this have been asked for
-        self._pages = 1  # to walk in one round; doubles, so that a jump of the ids costs few requests
+        self._pages = 1  # to walk in one round; grows with success, so that a jump of the ids costs few requests
         self._walk_at = self._again_at = now  # not before
         self._pause = ASK_AGAIN_S[0]
         self._search: tuple[int, int, int] | None = None  # see _narrow
         self._proofs: dict[tuple[int, int], tuple[int, float]] = {}  # missing range: answers that proved it, since when
-        self._seen: collections.deque[tuple[float, int]] = collections.deque()  # the highest known id, at times
 
     def plan(self, now: float) -> list[int]:
         """Return the `after` of the pages to ask for now, in the order to learn from them; none: wait a little."""
         self._seen.append((now, self.sequence.seen))
         while len(self._seen) > 1 and self._seen[1][0] <= now - LATE_S:
             self._seen.popleft()
-        settled = self._seen[0][1] if self._seen[0][0] <= now - LATE_S else -1  # what is newer may still come late
+        if self._seen[0][0] <= now - LATE_S:
+            self.settled = self._seen[0][1]
         if self._search:
             return [self._search_address()]
-        waiting = self.sequence.waiting
-        room = min(self._pages, (LOOKAHEAD_TRADES - sum(trade.repaired for trade in waiting)) // PAGE)
         again: list[int] = []
         walk: list[int] = []
         base = 0
+        ahead = sum(trade.repaired for trade in self.sequence.waiting)
+        room = min(self._pages, (LOOKAHEAD_TRADES - ahead) // PAGE) if now >= self._walk_at else 0
         for low, high in self.sequence.missing():
-            if low > settled:
+            if low > self.settled:
                 break
             if low <= self._walked:
                 after = min(high, self._walked) + 2
@@ -545,15 +565,14 @@ class Repair:
                 else:
                     again.append(after)
                     base = low
-            while self._walked < high and len(walk) < room and now >= self._walk_at:
+            while self._walked < high and len(walk) < room:
                 walk.append(max(low, self._walked + 1) + PAGE)
                 self._walked = walk[-1] - 1
             if self._walked < high:
                 break
         if not again or now < self._again_at:
             return walk
-        self._again_at = now + self._pause
-        self._pause = min(self._pause * 2, ASK_AGAIN_S[1])
+        self._again_at = now + self._longer_pause()
         return again + walk
 
     def learn(self, after: int, rows: list[Trade], complete: bool, now: float) -> list[Trade | Gap]:
@@ -564,6 +583,7 @@ class Repair:
             if sequence.lacks(row.last):
                 out += sequence.offer(row)
                 self.helped_at, self._pause = now, ASK_AGAIN_S[0]
+                self._again_at = min(self._again_at, now + self._pause)
                 self._pages = min(self._pages + 1, ROUND_PAGES)
         top = rows[-1].last if rows else -1
         bottom = -1 if complete or not rows else rows[0].last
@@ -575,22 +595,26 @@ class Repair:
             self._search, self._walked, self._pages = (after - PAGE, high + 1, PAGE), after - PAGE - 1, 1
         self._prove(bottom, top, now)
         while (gap := next(sequence.missing(), None)) and gap in self._proofs:
-            answers, since = self._proofs.pop(gap)
+            answers, since = self._proofs[gap]
             if answers < ABSENT_ANSWERS or now - since < ABSENT_S:
-                self._proofs[gap] = answers, since
                 break
+            del self._proofs[gap]
             out += sequence.give_up(gap[1], "absent")
         return out
+
+    def _longer_pause(self) -> float:
+        pause, self._pause = self._pause, min(self._pause * 2, ASK_AGAIN_S[1])
+        return pause
 
     def _prove(self, bottom: int, top: int, now: float) -> None:
         """Count an answer for each missing range that it passes over, between its lowest and its highest id."""
         for low, high in self.sequence.missing():
             if low >= top:
                 break
-            shown_range = max(low, bottom + 1), min(high, top - 1)
-            if shown_range[0] <= shown_range[1]:
-                answers, since = self._proofs.get(shown_range, (0, now))
-                self._proofs[shown_range] = answers + 1, since
+            passed = max(low, bottom + 1), min(high, top - 1)
+            if passed[0] <= passed[1]:
+                answers, since = self._proofs.get(passed, (0, now))
+                self._proofs[passed] = answers + 1, since
                 self.helped_at = now
 
     def _search_address(self) -> int:
@@ -607,8 +631,7 @@ class Repair:
         low, high, step = self._search or (0, 0, 0)
         above = [trade_id for trade_id in ids if trade_id >= low]
         if not above and step == PAGE:
-            self._search, self._walk_at = None, now + self._pause
-            self._pause = min(self._pause * 2, ASK_AGAIN_S[1])
+            self._search, self._walk_at = None, now + self._longer_pause()
             return
         low, high = (low, above[0]) if above else (after, high)
         self._search = (low, high, step * 8)
@@ -617,14 +640,6 @@ class Repair:
 
 
 # ------------------------------------------------------------------------------------------------------------- vault
-
-
-class Tail(NamedTuple):
-    """What recovery found at the end of an instrument's files."""
-
-    last: int | None  # the highest stored id
-    ts: str  # its time, ms
-    keys: list[str]  # dedup keys of the newest lines, oldest first
 
 
 def whole_lines(block: bytes, is_whole: Callable[[bytes], object]) -> int:
@@ -648,9 +663,7 @@ def cut_torn_end(path: Path, is_whole: Callable[[bytes], object]) -> bytes:
             if end or length == size:
                 break
             if length >= TORN_BYTES:
-                raise VaultError(
-                    f"{path} does not end like a file of trades; move it away, or mend it, and start again"
-                )
+                raise VaultError(f"{path} does not end like a file of trades; move it away and start again")
             length = min(size, length * 2)
         if end < length:
             file.truncate(size - length + end)
@@ -659,17 +672,24 @@ def cut_torn_end(path: Path, is_whole: Callable[[bytes], object]) -> bytes:
     return block[block.find(b"\n") + 1 if length < size else 0 : end]
 
 
-def open_lines(path: Path) -> BinaryIO:
-    """Open a day's file, compressed or not, for reading lines."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+def numbered_lines(paths: Iterable[Path]) -> Iterator[tuple[Path, int, bytes]]:
+    """Yield the lines of day files, compressed or not; a last one that is being written is given time to be whole.
 
-
-def is_gap_line(line: bytes) -> bool:
-    """Tell whether a line of the gaps file is whole."""
-    try:
-        return isinstance(orjson.loads(line), dict)
-    except orjson.JSONDecodeError:
-        return False
+    Raises OSError, also for a compressed file that is damaged.
+    """
+    for path in paths:
+        try:
+            with cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as lines:
+                for number, line in enumerate(lines, 1):
+                    if not line.endswith(b"\n"):
+                        time.sleep(UNFINISHED_LINE_S)
+                        lines.seek(-len(line), io.SEEK_CUR)
+                        before, line = line, lines.readline()  # noqa: PLW2901 - the same line, later
+                        if not line.endswith(b"\n") and line != before:
+                            continue  # gone, or still being written
+                    yield path, number, line
+        except (EOFError, zlib.error) as exc:
+            raise OSError(f"{path} is damaged: {exc}") from exc
 
 
 class Vault:
@@ -677,66 +697,39 @@ class Vault:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.trades = root / "raw/okx/trades_perps"
         self._lock: io.FileIO | None = None
 
     def instruments(self) -> list[str]:
         """Return the instruments with trades in the Vault."""
-        return sorted(path.name for path in (self.root / "raw/okx/trades_perps").glob("*") if path.is_dir())
+        return sorted(path.name for path in self.trades.glob("*") if path.is_dir())
 
     def days(self, inst_id: str) -> dict[str, list[Path]]:
         """Return the files of each stored day, oldest day first; a compressed file comes before its continuation."""
         files: dict[str, list[Path]] = {}
-        for path in sorted((self.root / "raw/okx/trades_perps" / inst_id).glob("*.jsonl*"), reverse=True):
+        for path in sorted((self.trades / inst_id).glob("*"), reverse=True):
             if match := re.fullmatch(r"(\d{4}-\d\d-\d\d)\.jsonl(\.gz)?", path.name):
                 files.setdefault(match[1], []).append(path)
         return dict(sorted(files.items()))
-
-    def trades_path(self, inst_id: str, day: str) -> Path:
-        """Return the file that an exporter appends to."""
-        return self.root / "raw/okx/trades_perps" / inst_id / f"{day}.jsonl"
 
     def gaps_path(self, inst_id: str) -> Path:
         """Return the file that names what is missing."""
         return self.root / "meta/okx/gaps" / f"{inst_id}.jsonl"
 
+    def gaps(self, inst_id: str) -> list[dict[str, str]]:
+        """Return the whole entries of the gaps file."""
+        path = self.gaps_path(inst_id)
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        return [entry for line in lines if (entry := Gap.entry(inst_id, line))]
+
+    def resets(self, inst_id: str) -> list[tuple[int, int]]:
+        """Return the low and the high id of each id_reset on record: between these the ids may fall."""
+        gaps = [gap for gap in self.gaps(inst_id) if gap["reason"] == "id_reset"]
+        return [(int(gap["before_id"]), int(gap["after_id"] or -1)) for gap in gaps]
+
     def instrument_path(self, inst_id: str) -> Path:
         """Return the file of the instrument's metadata."""
         return self.root / "meta/okx/instruments" / f"{inst_id}.json"
-
-    def lock(self) -> None:
-        """Hold the Vault until this process ends, however it ends; raise VaultError naming the process that holds it."""
-        try:
-            (self.root / "raw").mkdir(parents=True, exist_ok=True)
-            self._lock = file = (self.root / "exporter.lock").open("a+b", buffering=0)
-            if not self._try_lock(file):
-                file.seek(0)
-                holder = shown(file.read(100).strip()) or "another exporter"
-                raise VaultError(
-                    f"The Vault {self.root} is held by {holder}; stop that one first, or name another --vault"
-                )
-            file.truncate(0)
-            file.write(f"process {os.getpid()}\n".encode())
-        except OSError as exc:
-            raise VaultError(
-                f"The Vault {self.root} can't be written: {exc}. Mend that, or name another --vault"
-            ) from exc
-
-    @staticmethod
-    def _try_lock(file: io.FileIO) -> bool:
-        try:
-            if sys.platform == "win32":
-                file.seek(1 << 30)  # Windows forbids others to read what is locked, and they shall read the process id
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            return False
-        return True
-
-    def check_present(self) -> None:
-        """Raise OSError where the Vault's drive is gone; else a folder in its place would be filled."""
-        if not (self.root / "raw").is_dir():
-            raise FileNotFoundError(f"the Vault {self.root} is gone")
 
     def load_instrument(self, inst_id: str) -> Instrument | None:
         """Return the saved instrument, or None where it is missing or invalid."""
@@ -747,17 +740,47 @@ class Vault:
 
     def save_instrument(self, inst_id: str, row: object) -> None:
         """Replace the saved instrument, atomically."""
-        path = self.instrument_path(inst_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = self.folder_of(self.instrument_path(inst_id))
         new = path.with_suffix(".new")
         new.write_bytes(orjson.dumps(row, option=orjson.OPT_INDENT_2) + b"\n")
         new.replace(path)
 
-    def gaps(self, inst_id: str) -> list[dict[str, str]]:
-        """Return the whole entries of the gaps file."""
-        path = self.gaps_path(inst_id)
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
-        return [orjson.loads(line) for line in lines if is_gap_line(line)]
+    def folder_of(self, path: Path) -> Path:
+        """Make the folder of a file that is to be written; raise OSError where the Vault's drive is gone."""
+        if not (self.root / "raw").is_dir():  # or else a new Vault would be begun in its place
+            raise FileNotFoundError(f"the Vault {self.root} is gone")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def lock(self) -> None:
+        """Hold the Vault until this process ends, however it ends; raise VaultError naming the one that holds it."""
+        try:
+            (self.root / "raw").mkdir(parents=True, exist_ok=True)
+            self._lock = file = (self.root / "exporter.lock").open("a+b", buffering=0)
+            if not self._try_lock(file):
+                file.seek(0)
+                holder = shown(file.read(100).strip()) or "another exporter"
+                raise VaultError(
+                    f"The Vault {self.root} is held by {holder}; stop that, or name another one with --vault"
+                )
+            file.truncate(0)
+            file.write(f"process {os.getpid()}\n".encode())
+        except OSError as exc:
+            raise unusable(self.root, exc) from exc
+
+    @staticmethod
+    def _try_lock(file: io.FileIO) -> bool:
+        try:
+            if sys.platform == "win32":
+                file.seek(1 << 30)  # Windows forbids others to read what is locked, and they shall read the process id
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            if sys.platform == "win32" or isinstance(exc, BlockingIOError):
+                return False
+            raise
+        return True
 
 
 class TradeFiles:
@@ -769,17 +792,15 @@ class TradeFiles:
         self._file: io.FileIO | None = None
         self._day = ""
         self.written = 0  # lines
-        self.unsynced = False
+        self._unsynced = False
 
     def append(self, day: str, lines: bytes) -> None:
         """Write whole lines to the file of their day. A day is on the disk before the next one's first byte."""
         if self._file is None or day != self._day:
             self.close()
-            self._vault.check_present()
-            path = self._vault.trades_path(self._inst_id, day)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = self._vault.folder_of(self._vault.trades / self._inst_id / f"{day}.jsonl")
             self._file, self._day = path.open("ab", buffering=0), day
-        self.unsynced = True
+        self._unsynced = True
         while lines:
             count = self._file.write(lines)
             self.written += lines.count(b"\n", 0, count)
@@ -787,17 +808,16 @@ class TradeFiles:
 
     def append_gap(self, gap: Gap) -> None:
         """Put a gap on record, on the disk when this returns."""
-        path = self._vault.gaps_path(self._inst_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
+        with self._vault.folder_of(self._vault.gaps_path(self._inst_id)).open("ab") as file:
             file.write(gap.line(self._inst_id, utc(f"{time.time_ns() // 1_000_000:013}")))
+            file.flush()
             os.fsync(file.fileno())
 
     def descriptor_to_sync(self) -> int | None:
         """Return a descriptor of its own for an fsync in another thread, if there is something new."""
-        if not self.unsynced or self._file is None:
+        if not self._unsynced or self._file is None:
             return None
-        self.unsynced = False
+        self._unsynced = False
         return os.dup(self._file.fileno())
 
     def close(self, *, sync: bool = True) -> None:
@@ -808,18 +828,16 @@ class TradeFiles:
                 if sync:
                     os.fsync(file.fileno())
 
-    def recover(self) -> Tail:
-        """Cut off torn ends and return where the files end: the two newest days, whose higher id is the last."""
+    def recover(self) -> tuple[int | None, str, list[str]]:
+        """Cut off torn ends; return the last id, its time (ms) and the newest dedup keys, oldest first.
+
+        The two newest days count, since a time may fall while the id rises; the higher id is the last.
+        """
         self.close(sync=False)
-        self._vault.check_present()
         gaps = self._vault.gaps_path(self._inst_id)
-        if gaps.exists():
-            cut_torn_end(gaps, is_gap_line)
-        resets = [
-            (int(gap["before_id"]), int(gap["after_id"]))
-            for gap in self._vault.gaps(self._inst_id)
-            if gap["reason"] == "id_reset"
-        ]
+        if self._vault.folder_of(gaps).exists():
+            cut_torn_end(gaps, partial(Gap.entry, self._inst_id))
+        resets = self._vault.resets(self._inst_id)
         last, ts = None, ""
         keys: list[str] = []
         for paths in reversed(list(self._vault.days(self._inst_id).values())[-2:]):
@@ -831,13 +849,12 @@ class TradeFiles:
             day_last = int(matches[-1][5])
             if last is None or (day_last > last and not any(low <= last < day_last <= high for low, high in resets)):
                 last, ts = day_last, milliseconds(orjson.loads(matches[-1][0])["timestamp_utc"])
-        return Tail(last, ts, keys[-DEDUP_KEYS:])
+        return last, ts, keys[-DEDUP_KEYS:]
 
     def _tail_of(self, path: Path) -> bytes:
         if path.suffix != ".gz":
             return cut_torn_end(path, RECORD.fullmatch)
-        with open_lines(path) as lines:
-            return b"".join(collections.deque(lines, DEDUP_KEYS))
+        return b"".join(collections.deque((line for _, _, line in numbered_lines([path])), DEDUP_KEYS))
 
 
 # -------------------------------------------------------------------------------------------------------------- REST
@@ -862,7 +879,7 @@ class Lane:
     """The requests to one endpoint: their rate, and a pause after a failure."""
 
     def __init__(self, limit: int) -> None:
-        self._turns: collections.deque[float] = collections.deque([-REST_WINDOW_S] * limit, limit)  # when, loop's clock
+        self._turns = collections.deque([-REST_WINDOW_S] * limit, limit)  # when, of the event loop's clock
         self._paused_until = 0.0
         self._backoff = Backoff()
 
@@ -889,7 +906,7 @@ class Lane:
 
 
 class Rest:
-    """OKX's public REST API: asks until there is an answer, as fast as OKX's limits allow."""
+    """OKX's public REST API: asks until there is an answer, as fast as OKX's limits allow (docs-v5, Public Data)."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
@@ -905,7 +922,7 @@ class Rest:
             sent_at = await lane.turn()
             try:
                 data = await self._ask(path, query)
-            except (RestError, aiohttp.ClientError, TimeoutError, OSError) as exc:
+            except (RestError, aiohttp.ClientError, OSError) as exc:  # a TimeoutError is an OSError
                 lane.failed(sent_at, f"{self._url}{path}: {describe(exc)}")
             else:
                 self.answered_at = asyncio.get_running_loop().time()
@@ -923,22 +940,23 @@ class Rest:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
             raise RestError(f"HTTP {response.status}, not JSON: {shown(bytes(body[:200]), 60)}") from None
-        code = answer.get("code") if isinstance(answer, dict) else None
+        code, message, data = (
+            map(answer.get, ("code", "msg", "data")) if isinstance(answer, dict) else (None, answer, None)
+        )
         if code == "51001":
             return []
-        if response.status != 200 or code != "0" or not isinstance(answer["data"], list):
-            message = answer.get("msg") if isinstance(answer, dict) else answer
+        if response.status != 200 or code != "0" or not isinstance(data, list):
             raise RestError(f"HTTP {response.status}, code {shown(code, 20)}: {shown(message, 100)}")
-        return answer["data"]
+        return data
 
     async def instrument(self, inst_id: str) -> object:
         """Return the instrument's row, or None where OKX has none."""
         rows = await self.get("/api/v5/public/instruments", instType="SWAP", instId=inst_id)
         return next((row for row in rows if isinstance(row, dict) and row.get("instId") == inst_id), None)
 
-    async def newest(self, inst_id: str, limit: int) -> list[Any]:
-        """Return the newest single trades, newest first."""
-        return await self.get("/api/v5/market/trades", instId=inst_id, limit=limit)
+    async def newest(self, inst_id: str, limit: int) -> list[Trade]:
+        """Return the newest single trades, by id; what is no trade is left out."""
+        return parse_rows(inst_id, await self.get("/api/v5/market/trades", instId=inst_id, limit=limit))[0]
 
     async def history(self, inst_id: str, kind: int, after: int) -> list[Any]:
         """Return PAGE single trades with lower ids (kind 1) or times (kind 2, ms), newest first."""
@@ -946,18 +964,13 @@ class Rest:
 
     async def candles(self, inst_id: str, start: int, end: int) -> list[Any]:
         """Return the 1-minute candles from `start` up to and without `end` (ms), at most CANDLES, newest first."""
-        query: dict[str, str | int] = {"instId": inst_id, "bar": "1m", "after": end, "before": start - 1, "limit": CANDLES}
-        return await self.get("/api/v5/market/history-candles", **query)
+        page = {"after": end, "before": start - 1, "limit": CANDLES}
+        return await self.get("/api/v5/market/history-candles", instId=inst_id, bar="1m", **page)
 
 
 def rest_session() -> aiohttp.ClientSession:
     """Return what Rest asks through; it honours the system's proxy, as websockets does."""
     return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REST_TIMEOUT_S), trust_env=True)
-
-
-def describe(exc: BaseException) -> str:
-    """Say in a few words what went wrong; some exceptions have no text of their own."""
-    return shown(str(exc) or type(exc).__name__, 200)
 
 
 # -------------------------------------------------------------------------------------------------------------- feed
@@ -978,28 +991,15 @@ class Seldom:
         return True
 
 
-class Link:
-    """One WebSocket connection."""
+class Link(websockets.ClientConnection):
+    """A connection that hands over each frame as it comes from the socket: no queue between socket and file."""
 
-    def __init__(self, inst_ids: Iterable[str], replaces: Link | None) -> None:
-        self.ws: websockets.ClientConnection | None = None
-        self.unacked = set(inst_ids)
-        self.unheard = set(inst_ids)  # instruments without a trade so far; kept only while it replaces another link
-        self.replaces = replaces
-        self.leaving = False  # another link replaces this one, or has done so
-        self.heard = True  # something arrived since _watch last looked
-        self.reason = ""  # why we ended it
-
-    def end(self, reason: str) -> None:
-        """Cut the connection; a half-open one would not answer a polite close."""
-        if self.ws is not None and not self.reason:
-            self.reason = reason
-            self.ws.transport.abort()
-
-
-class TradesConnection(websockets.ClientConnection):
-    """Hands each frame over as it comes from the socket: no queue, no task to wake, nothing to lose in between."""
-
+    unacked: set[str]  # instruments whose subscription OKX has not acknowledged
+    unheard: set[str]  # instruments without a trade so far; kept only while it replaces another link
+    replaces: Link | None = None  # until this one is sure to bring everything
+    leaving = False  # another link replaces this one, or has done so
+    heard = True  # something arrived since somebody last looked
+    reason = ""  # why we ended it
     take_frame: Callable[[bytes], None] | None = None  # its errors reach the event loop's exception handler
 
     def process_event(self, event: Event) -> None:
@@ -1008,6 +1008,11 @@ class TradesConnection(websockets.ClientConnection):
             self.take_frame(bytes(event.data))
         else:
             super().process_event(event)
+
+    def end(self, reason: str) -> None:
+        """Cut the connection; a half-open one would not answer a polite close."""
+        self.reason = self.reason or reason
+        self.transport.abort()
 
 
 WHOLE_MESSAGES = {Opcode.TEXT, Opcode.BINARY}
@@ -1034,42 +1039,44 @@ class Feed:
         """Serve one connection after the other; end when another takes over."""
         delays = Backoff()
         clock = asyncio.get_running_loop().time
+        options: dict[str, Any] = {"compression": None, "ping_interval": None, "create_connection": Link}
+        options |= {"open_timeout": CONNECT_S, "close_timeout": 1, "max_size": FRAME_BYTES}
         while True:
-            self._link = link = Link(self._takes, replaces)
             opened_at = clock()
-            reason = await self._serve(link)
-            if link.leaving:
-                log.info("Connection replaced", reason=reason)
-                return
-            if clock() - opened_at >= STEADY_S and not link.unacked:
-                delays.reset()
+            try:
+                self._link = link = cast(Link, await websockets.connect(self._url, **options))
+            except (OSError, websockets.WebSocketException) as exc:
+                reason = f"can't connect: {describe(exc)}"
+            else:
+                reason = await self._serve(link, replaces)
+                replaces = link.replaces
+                if link.leaving:
+                    log.info("Connection replaced", reason=reason)
+                    return
+                if clock() - opened_at >= STEADY_S and not link.unacked:
+                    delays.reset()
             delay = delays.next()
             log.warning("Not connected to OKX", url=self._url, reason=reason, again_in=f"{delay:.1f}s")
             await asyncio.sleep(delay)
 
-    async def _serve(self, link: Link) -> str:
-        """Connect, subscribe and take frames until the connection ends; return why it ended."""
-        options: dict[str, Any] = {"compression": None, "ping_interval": None, "create_connection": TradesConnection}
-        options |= {"open_timeout": CONNECT_S, "close_timeout": 1, "max_size": FRAME_BYTES}
-        try:
-            ws = link.ws = await websockets.connect(self._url, **options)
-        except (OSError, TimeoutError, websockets.WebSocketException) as exc:
-            return f"can't connect: {describe(exc)}"
-        watch = self._tasks.create_task(self._watch(link, ws))
+    async def _serve(self, link: Link, replaces: Link | None) -> str:
+        """Subscribe and take frames until the connection ends; return why it ended."""
+        link.unacked, link.unheard, link.replaces = set(self._takes), set(self._takes), replaces
+        link.take_frame = partial(self._on_frame, link)
+        watch = self._tasks.create_task(self._watch(link))
         args = [{"channel": "trades", "instId": inst_id} for inst_id in self._takes]
         try:
             for i in range(0, len(args), SUBSCRIBE_ARGS):
-                await ws.send(orjson.dumps({"op": "subscribe", "args": args[i : i + SUBSCRIBE_ARGS]}).decode())
-            cast(TradesConnection, ws).take_frame = partial(self._on_frame, link)
-            while True:  # what came before that line, and fragmented messages
-                self._on_frame(link, await ws.recv(decode=False))
+                await link.send(orjson.dumps({"op": "subscribe", "args": args[i : i + SUBSCRIBE_ARGS]}).decode())
+            while True:  # fragmented messages
+                self._on_frame(link, await link.recv(decode=False))
         except websockets.ConnectionClosed as exc:
             return link.reason or describe(exc)
         finally:
             watch.cancel()
-            await ws.close()
+            await link.close()
 
-    async def _watch(self, link: Link, ws: websockets.ClientConnection) -> None:
+    async def _watch(self, link: Link) -> None:
         """End a connection that is silent, or not subscribed in time; ping it when it is quiet."""
         clock = asyncio.get_running_loop().time
         opened_at = heard_at = clock()
@@ -1084,20 +1091,15 @@ class Feed:
             elif now - heard_at >= PING_AFTER_S + PONG_S:
                 link.end(f"nothing heard for {now - heard_at:.0f}s")
             elif link.replaces and not link.unacked and (not link.unheard or now - opened_at >= REPLACE_S):
-                await self._retire(link)
+                old, link.replaces = link.replaces, None
+                await old.close()
             elif now - heard_at >= PING_AFTER_S and not pinged:
                 pinged = True
                 with contextlib.suppress(websockets.ConnectionClosed):  # _serve sees it as well
-                    await ws.send("ping")
-
-    async def _retire(self, link: Link) -> None:
-        """Close the connection that this one replaces."""
-        old, link.replaces = link.replaces, None
-        if old is not None and old.ws is not None:
-            await old.ws.close()
+                    await link.send("ping")
 
     def _on_frame(self, link: Link, frame: bytes) -> None:
-        """Take what arrived, on the one path from the socket to the file's buffer."""
+        """Take what arrived: the one path from the socket to the file's buffer."""
         link.heard = True
         try:
             message = orjson.loads(frame)
@@ -1106,11 +1108,11 @@ class Feed:
             if frame != b"pong":
                 self._odd("A frame that is not JSON", frame)
             return
-        except (KeyError, TypeError):  # other than a push
-            self._on_event(link, message, frame)
+        except (KeyError, TypeError):  # no push
+            self._on_event(link, message if isinstance(message, dict) else {}, frame)
             return
         if channel != "trades" or type(rows) is not list:
-            self._odd("Data of another channel", frame)
+            self._odd("A push that is not of the trades channel", frame)
             return
         for row in rows:
             trade = parse_trade(row)
@@ -1121,33 +1123,31 @@ class Feed:
                 link.unheard.discard(trade.inst_id)
             take(trade)
 
-    def _on_event(self, link: Link, message: Any, frame: bytes) -> None:  # noqa: ANN401 - whatever JSON holds
+    def _on_event(self, link: Link, message: dict[str, Any], frame: bytes) -> None:
         """Take an ack, an error or a notice."""
-        event, code, arg = (
-            (message.get(key) for key in ("event", "code", "arg")) if isinstance(message, dict) else ("",) * 3
-        )
-        inst_id = arg.get("instId") if isinstance(arg, dict) else None
+        event, code, text = (shown(message.get(key)) for key in ("event", "code", "msg"))
+        arg = message.get("arg")
+        inst_id = shown(arg.get("instId")) if isinstance(arg, dict) else ""
         if event == "subscribe" and inst_id in link.unacked:
             link.unacked.discard(inst_id)
             log.info("Subscribed to trades", instId=inst_id)
             if not link.unacked:
                 self._subscribed_once, self._rejected_since = True, None
         elif event == "error" and link.unacked:
-            self._on_rejection(link, f"code {shown(code, 20)}, {shown(message.get('msg'))}", final=code in REJECTIONS)
+            self._on_rejection(link, f"code {code}, {text}", final=code in REJECTIONS)
         elif event == "notice" and code == "64008":
             if not link.leaving:
                 log.info("OKX will close this connection for an upgrade: opening another beside it")
                 link.leaving = True
                 self._tasks.create_task(self.stay_connected(link))
         else:
-            self._odd("An event of no known meaning", frame)
+            self._odd("OKX reports an error" if event == "error" else "An event of no known meaning", frame)
 
     def _on_rejection(self, link: Link, what: str, *, final: bool) -> None:
         """Stop where OKX refuses a subscription for good: at start, or for REJECTED_S on end; else try again."""
         now = asyncio.get_running_loop().time()
         if final:
-            if self._rejected_since is None:
-                self._rejected_since = now
+            self._rejected_since = now if self._rejected_since is None else self._rejected_since
             if not self._subscribed_once or now - self._rejected_since >= REJECTED_S:
                 raise BuildFailError(f"Subscription rejected: {what}")
         link.end(f"subscription failed: {what}")
@@ -1172,14 +1172,31 @@ class Desk:
     day_finished: Callable[[str, str], None]  # takes instId and the finished day after the first line of the next
     disk_trouble: Seldom = dataclasses.field(default_factory=Seldom)
 
-    def say_disk_trouble(self, inst_id: str, exc: OSError) -> None:
-        """Say it once a minute, whatever number of files has it."""
-        if self.disk_trouble.may_say("disk"):
-            log.error(
-                "Can't write to the Vault: trying every second; what is missed will be fetched",
-                instId=inst_id,
-                error=describe(exc),
-            )
+
+class Progress:
+    """What the log says of a repair, from the first request on."""
+
+    def __init__(self, sequence: Sequence, inst_id: str, now: float) -> None:
+        self._sequence = sequence
+        self._inst_id = inst_id
+        self._started_at = self._said_at = now
+        self.fetched = 0
+        ranges = list(sequence.missing())
+        self._ids = {"instId": inst_id, "after_id": ranges[0][0] - 1, "before_id": ranges[-1][1] + 1}
+        log.warning("Gap found", **self._ids, missing=sum(high - low + 1 for low, high in ranges))
+
+    def say(self, now: float) -> None:
+        """Say how far it is, every PROGRESS_S, and that it is closed."""
+        took = now - self._started_at
+        if not self._sequence.open:
+            ids = self._ids | {"before_id": self._sequence.next}
+            log.info("Gap repaired", **ids, fetched=self.fetched, took=f"{took:.1f}s")
+        elif now - self._said_at >= PROGRESS_S:
+            self._said_at = now
+            missing = sum(high - low + 1 for low, high in self._sequence.missing())
+            share = self.fetched / (self.fetched + missing)
+            eta = timedelta(seconds=round(took / share - took)) if share > 0.0001 else "unknown"
+            log.info(f"Backfill {self._inst_id} {share:.0%}", fetched=self.fetched, missing=missing, eta=str(eta))
 
 
 class Recorder:
@@ -1194,7 +1211,7 @@ class Recorder:
         self.failed = False  # the last write failed: pushes are dropped until the file is recovered, and fetched then
         self.received = self.repaired = 0  # pushes; single trades from REST
         self.received_before = self.written_before = 0  # when they were last looked at
-        self.heard_at = 0.0  # the last push, of the event loop's clock
+        self.heard_at = desk.loop.time()  # about when the last push came
         self._format = RecordFormat(instrument)
         self._rest = rest
         self._desk = desk
@@ -1207,11 +1224,10 @@ class Recorder:
 
     def recover(self) -> None:
         """Go on behind what is stored, at start and after a failed write; raise OSError where that fails."""
-        tail = self.files.recover()
+        last, ts, keys = self.files.recover()
         self.recent.clear()
-        for key in tail.keys:
-            self.recent.add(key)
-        self.sequence.restart(tail.last, tail.ts)
+        self.recent.update(dict.fromkeys(keys))
+        self.sequence.restart(last, ts)
         self.failed = False
 
     def take(self, trade: Trade) -> None:
@@ -1225,7 +1241,7 @@ class Recorder:
             sequence.seen = max(sequence.seen, trade.last)
         else:
             self.store(sequence.offer(trade))
-            if sequence.seen >= 0 and not self._repairing and (sequence.open or sequence.reset_hint):
+            if not self._repairing and (sequence.open or sequence.reset_hint):
                 self._start_repair()
 
     def store(self, items: Iterable[Trade | Gap]) -> None:
@@ -1263,9 +1279,17 @@ class Recorder:
             self._write()
             self.files.close()
         except OSError as exc:
-            log.error(
-                "The last lines could not be written; they will be fetched", instId=self.inst_id, error=describe(exc)
-            )
+            log.error("The last lines are not written; they will be fetched", instId=self.inst_id, error=describe(exc))
+
+    def fail(self, exc: OSError) -> None:
+        """Leave a file that can't be written, and recover it when there is room again."""
+        self._lines.clear()
+        if self._desk.disk_trouble.may_say("disk"):
+            what = "Can't write to the Vault: trying every second; what is missed will be fetched"
+            log.error(what, instId=self.inst_id, error=describe(exc))
+        if not self.failed:
+            self.failed = True
+            self._desk.spawn(self._mend())
 
     def _write(self) -> None:
         if self._lines:
@@ -1273,21 +1297,13 @@ class Recorder:
             self._lines.clear()
             self.files.append(self._day, lines)
 
-    def fail(self, exc: OSError) -> None:
-        """Leave a file that can't be written, and recover it when there is room again."""
-        self._lines.clear()
-        self._desk.say_disk_trouble(self.inst_id, exc)
-        if not self.failed:
-            self.failed = True
-            self._desk.spawn(self._mend())
-
     async def _mend(self) -> None:
         while self.failed:
             await asyncio.sleep(RETRY_WRITE_S)
             try:
                 self.recover()
             except OSError as exc:
-                self._desk.say_disk_trouble(self.inst_id, exc)
+                self.fail(exc)
         self._start_repair()
 
     def _store_gap(self, gap: Gap) -> None:
@@ -1297,7 +1313,7 @@ class Recorder:
         except OSError as exc:
             self.fail(exc)
         else:
-            after, before = gap.after_id, gap.before_id
+            after, before = "" if gap.after_id is None else gap.after_id, gap.before_id
             log.warning("Gap on record", instId=self.inst_id, reason=gap.reason, after_id=after, before_id=before)
 
     def _turn_day(self, day: str) -> None:
@@ -1315,62 +1331,46 @@ class Recorder:
 
     async def _repair(self) -> None:
         """Close whatever is missing, for whatever reason it is."""
-        clock = self._desk.loop.time
-        sequence = self.sequence
-        progress = Progress(self, clock())
-        repair = Repair(sequence, clock())
-        round_: asyncio.Task[None] | None = None
+        repair = Repair(self.sequence, self._desk.loop.time())
+        rounds: asyncio.Task[None] | None = None
         try:
-            while (sequence.open or sequence.reset_hint) and not self.failed:
-                if not self._desk.backfill_ms or self._rest.given_up or clock() >= repair.helped_at + UNREPAIRED_S:
+            while (self.sequence.open or self.sequence.reset_hint) and not self.failed:
+                rounds = rounds or asyncio.ensure_future(self._ask_rounds(repair))
+                await asyncio.wait({rounds}, timeout=1)
+                if rounds.done():
+                    rounds.result()
+                    rounds = None
+                elif self._hopeless(repair):
+                    rounds.cancel()
+                    rounds = None
                     self._give_up(repair)
-                    continue
-                round_ = round_ or asyncio.ensure_future(self._round(repair, progress))
-                await asyncio.wait({round_}, timeout=1)
-                if round_.done():
-                    round_.result()
-                    round_ = None
         finally:
-            if round_:
-                round_.cancel()
+            if rounds:
+                rounds.cancel()
             self._repairing = False
             self._bad_rows.clear()
-        progress.end(clock())
 
-    def _give_up(self, repair: Repair) -> None:
-        """Put all that is missing on record: nothing is to be repaired, or REST has not helped for too long."""
-        self.sequence.reset_hint = None
-        if not self._desk.backfill_ms:
-            self.store(self.sequence.give_up(self.sequence.seen, "horizon"))
-            return
-        if not self._rest.given_up:
-            self._rest.given_up = True
-            self._desk.spawn(self._until_rest_helps(self.sequence.seen))
-        self.store(self.sequence.give_up(self.sequence.seen, "unrepaired"))
-        repair.helped_at = self._desk.loop.time()
-
-    async def _until_rest_helps(self, trade_id: int) -> None:
-        """Keep asking REST until it shows what it ought to know by now; then gaps are repaired again."""
-        while not any(trade.last >= trade_id for trade in await self._newest(1)):
-            await asyncio.sleep(ASK_AGAIN_S[1])
-        self._rest.given_up = False
-        log.info("REST helps again: from now on gaps are repaired")
-
-    async def _newest(self, limit: int) -> list[Trade]:
-        return parse_rows(self.inst_id, await self._rest.newest(self.inst_id, limit))[0]
-
-    async def _round(self, repair: Repair, progress: Progress) -> None:
-        """Ask for the pages that are due, all at once, and learn from them in order."""
+    async def _ask_rounds(self, repair: Repair) -> None:
+        """Ask REST for what is missing, round after round, until nothing is."""
         clock = self._desk.loop.time
-        if self.sequence.reset_hint:
-            await self._check_reset(self.sequence.reset_hint)
-        pages = repair.plan(clock())
-        if not pages:
-            await asyncio.sleep(LATE_S / 5)
-            return
-        if not progress.found:
-            progress.begin()
-            await self._apply_horizon()
+        progress: Progress | None = None
+        while (self.sequence.open or self.sequence.reset_hint) and not self.failed:
+            if self.sequence.reset_hint:
+                await self._check_reset(self.sequence.reset_hint)
+            pages = repair.plan(clock())
+            if not pages:
+                await asyncio.sleep(LATE_S / 5)
+            elif self._hopeless(repair):
+                self._give_up(repair)
+            elif progress is None:
+                progress = Progress(self.sequence, self.inst_id, clock())
+                await self._apply_horizon()
+                await self._ask(repair, pages, progress)
+            else:
+                await self._ask(repair, pages, progress)
+
+    async def _ask(self, repair: Repair, pages: list[int], progress: Progress) -> None:
+        """Ask for pages all at once, and learn from them in order."""
         asked = [asyncio.ensure_future(self._rest.history(self.inst_id, 1, after)) for after in pages]
         try:
             for after, answer in zip(pages, asked, strict=True):
@@ -1378,11 +1378,33 @@ class Recorder:
                 trades = self._good_rows(rows)
                 if self.failed or not self.sequence.open:
                     return
-                self.store(repair.learn(after, trades, len(rows) < PAGE, clock()))
-                progress.say(clock())
+                before, now = self.repaired, self._desk.loop.time()
+                self.store(repair.learn(after, trades, len(rows) < PAGE, now))
+                progress.fetched += self.repaired - before
+                progress.say(now)
         finally:
             for answer in asked:
                 answer.cancel()
+
+    def _hopeless(self, repair: Repair) -> bool:
+        """Tell whether gaps are not to be repaired, or REST has helped nobody for too long."""
+        silent = self._desk.loop.time() >= repair.helped_at + UNREPAIRED_S
+        return not self._desk.backfill_ms or self._rest.given_up or silent
+
+    def _give_up(self, repair: Repair) -> None:
+        """Put on record what is missing, but for what may still come late."""
+        self.sequence.reset_hint = None
+        if self._desk.backfill_ms and not self._rest.given_up:
+            self._rest.given_up = True
+            self._desk.spawn(self._until_rest_helps(self.sequence.seen))
+        self.store(self.sequence.give_up(repair.settled, "unrepaired" if self._desk.backfill_ms else "horizon"))
+
+    async def _until_rest_helps(self, trade_id: int) -> None:
+        """Keep asking REST until it shows what it ought to know by now; then gaps are repaired again."""
+        while not any(trade.last >= trade_id for trade in await self._rest.newest(self.inst_id, 1)):
+            await asyncio.sleep(ASK_AGAIN_S[1])
+        self._rest.given_up = False
+        log.info("REST helps again: from now on gaps are repaired")
 
     def _good_rows(self, rows: list[Any]) -> list[Trade]:
         """Return an answer's trades by id, up to the first bad row of a missing trade, which is asked for again."""
@@ -1410,10 +1432,11 @@ class Recorder:
         """Ask REST whether OKX's ids were really reset; a stray old push is no more than a duplicate."""
         clock = self._desk.loop.time
         if clock() >= self._reset_check_at:
-            rows = await self._newest(PAGE)
+            rows = await self._rest.newest(self.inst_id, PAGE)
             self._reset_check_at = clock() + RESET_CHECK_S
-            lower = rows and self.sequence.next and rows[-1].last < self.sequence.next - RESET_IDS
-            if lower and rows[-1].ts > self.sequence.ts and not self.failed:
+            newest = max(rows, key=attrgetter("ts"), default=None)  # by time: the page may still hold ids of before
+            lower = newest and newest.last < (self.sequence.next or 0) - RESET_IDS
+            if newest and lower and newest.ts > self.sequence.ts and not self.failed:
                 self.recent.clear()
                 self.store(self.sequence.reset(hint))
         self.sequence.reset_hint = None
@@ -1421,46 +1444,7 @@ class Recorder:
     async def missed_by_feed(self) -> bool:
         """Ask REST whether there are trades that the feed has not shown."""
         known = max(self.sequence.seen, (self.sequence.next or 0) - 1)
-        return any(trade.last > known for trade in await self._newest(1))
-
-
-class Progress:
-    """What the log says of a repair."""
-
-    def __init__(self, recorder: Recorder, now: float) -> None:
-        self.found = False
-        self._recorder = recorder
-        self._started_at = self._said_at = now
-        self._first = self._missing = self._repaired = 0
-
-    def begin(self) -> None:
-        """Say that there is a gap."""
-        sequence = self._recorder.sequence
-        ranges = list(sequence.missing())
-        self.found, self._first, self._repaired = True, ranges[0][0], self._recorder.repaired
-        self._missing = sum(high - low + 1 for low, high in ranges)
-        ids = {"after_id": ranges[0][0] - 1, "before_id": ranges[-1][1] + 1}
-        log.warning("Gap found", instId=self._recorder.inst_id, **ids, missing=self._missing)
-
-    def say(self, now: float) -> None:
-        """Say how far it is, every PROGRESS_S."""
-        if now - self._said_at < PROGRESS_S:
-            return
-        self._said_at = now
-        done = self._recorder.repaired - self._repaired
-        missing = sum(high - low + 1 for low, high in self._recorder.sequence.missing())
-        share = done / max(1, done + missing)
-        eta = timedelta(seconds=round((now - self._started_at) * (1 - share) / share)) if share > 0.001 else "unknown"
-        log.info(f"Backfill {self._recorder.inst_id} {share:.0%}", fetched=done, missing=missing, eta=str(eta))
-
-    def end(self, now: float) -> None:
-        """Say that it is closed."""
-        if self.found and not self._recorder.sequence.open:
-            recorder = self._recorder
-            ids = {"after_id": self._first - 1, "before_id": recorder.sequence.next}
-            took = f"{now - self._started_at:.1f}s"
-            fetched = recorder.repaired - self._repaired
-            log.info("Gap repaired", instId=recorder.inst_id, **ids, fetched=fetched, took=took)
+        return any(trade.last > known for trade in await self._rest.newest(self.inst_id, 1))
 
 
 # ------------------------------------------------------------------------------------------------------------ verify
@@ -1472,43 +1456,41 @@ class Problems:
     """What verify found: of each kind the first SHOWN places, and how many there are."""
 
     def __init__(self) -> None:
-        self.kinds: dict[str, list[str]] = {}
+        self.places: dict[str, list[str]] = {}
         self.counts: collections.Counter[str] = collections.Counter()
 
     def add(self, kind: str, where: str, line: bytes = b"") -> None:
         """Note one; `where` names file and line."""
         self.counts[kind] += 1
         if self.counts[kind] <= SHOWN:
-            self.kinds.setdefault(kind, []).append(f"{where}: {shown(line.rstrip())}" if line else where)
+            self.places.setdefault(kind, []).append(f"{where}: {shown(line.rstrip())}" if line else where)
 
     def merge(self, other: Problems) -> None:
         """Take those of another day."""
-        for kind, places in other.kinds.items():
-            self.kinds[kind] = [*self.kinds.get(kind, []), *places][:SHOWN]
+        for kind, places in other.places.items():
+            self.places[kind] = [*self.places.get(kind, []), *places][:SHOWN]
         self.counts.update(other.counts)
 
 
 def record_defect(line: bytes) -> str:
     """Say what is wrong with a line that is no RECORD."""
-    if not line.endswith(b"\n"):
-        return "torn last line"
-    if not line.strip():
-        return "blank line"
-    if line.startswith(b"\xef\xbb\xbf"):
-        return "byte order mark"
-    if line.endswith(b"\r\n"):
-        return "CRLF line end"
+    for kind, wrong in (
+        ("a torn last line", not line.endswith(b"\n")),
+        ("a blank line", not line.strip()),
+        ("a byte order mark", line.startswith(b"\xef\xbb\xbf")),
+        ("a CRLF line end", line.endswith(b"\r\n")),
+    ):
+        if wrong:
+            return kind
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError:
-        return "not JSON"
-    if not isinstance(record, dict) or tuple(record) != tuple(KEYS):
-        return "not the twelve keys in order"
+        return "a line that is not JSON"
+    if not isinstance(record, dict) or tuple(record) != KEYS:
+        return "a line without the twelve keys in order"
     if not all(isinstance(value, str) for value in record.values()):
         return "a value that is no string"
-    if orjson.dumps(record) + b"\n" != line:
-        return "not compact JSON"
-    return "an invalid value"
+    return "a line that is not compact JSON" if orjson.dumps(record) + b"\n" != line else "an invalid value"
 
 
 @dataclasses.dataclass
@@ -1517,12 +1499,13 @@ class DayCheck:
 
     inst_id: str
     day: str
-    problems: Problems
+    paths: list[Path]
+    problems: Problems = dataclasses.field(default_factory=Problems)
     lines: int = 0
-    first: tuple[str, int] = ("", 0)  # time and id
-    last: tuple[str, int] = ("", 0)
-    low_id: int = 0
-    high_id: int = 0
+    first: tuple[str, str] = ("", "")  # time and id
+    last: tuple[str, str] = ("", "")
+    low_id: int = -1
+    high_id: int = -1
     bought: Decimal = Decimal(0)  # contracts
     sold: Decimal = Decimal(0)
     contract: tuple[str, ...] = ()  # of the newest line
@@ -1530,152 +1513,134 @@ class DayCheck:
 
 def check_day(inst_id: str, day: str, paths: list[Path], resets: list[tuple[int, int]]) -> DayCheck:
     """Hold each line of a day against the contract; `resets`: low and high id of each id_reset on record."""
-    check = DayCheck(inst_id, day, Problems())
-    symbol = "/".join(inst_id.split("-")[:2])
+    check = DayCheck(inst_id, day, paths)
+    problem = check.problems.add
+    expected = (day.encode(), inst_id.encode(), symbol_canon(inst_id).encode())
     sums = {b"buy": Decimal(0), b"sell": Decimal(0)}
-    contracts: list[tuple[bytes, ...]] = []
-    first = last = b""
-    last_id = low_id = high_id = -1
-    for path, number, line in numbered_lines(paths):
-        match = RECORD.fullmatch(line)
-        if match is None:
-            check.problems.add(record_defect(line), f"{path}:{number}", line)
-            continue
-        line_day, _, line_inst, line_symbol, trade_id, side, _, size, *values = match.groups()
-        contract = tuple(values)
-        if line_day.decode() != day:
-            check.problems.add("a line of another day", f"{path}:{number}", line)
-        if (line_inst.decode(), line_symbol.decode()) != (inst_id, symbol):
-            check.problems.add("a line of another instrument", f"{path}:{number}", line)
-        number_id = int(trade_id)
-        if number_id <= last_id and not any(low <= number_id and last_id <= high for low, high in resets):
-            kind = "a trade stored twice" if number_id == last_id else "ids that do not rise"
-            check.problems.add(kind, f"{path}:{number}", line)
-        if not contracts or contract != contracts[-1]:
-            contracts.append(contract)
-            if len(contracts) > 2:
-                check.problems.add("ctVal, ctMult or ctType change more than once a day", f"{path}:{number}", line)
-        sums[side] = EXACT.add(sums[side], Decimal(size.decode()))
-        check.lines += 1
-        first, last, last_id = first or line, line, number_id
-        high_id = max(high_id, number_id)
-        low_id = number_id if low_id < 0 else min(low_id, number_id)
-    if check.lines:
-        ends = [RECORD.fullmatch(line) for line in (first, last)]
-        check.first, check.last = (
-            (line[18:42].decode()[11:], int(end[5])) for line, end in zip((first, last), ends) if end
-        )
-        check.low_id, check.high_id, check.bought, check.sold = low_id, high_id, sums[b"buy"], sums[b"sell"]
+    contracts: list[tuple[bytes, ...]] = [()]
+    first = match = None
+    last_id = -1
+    try:
+        for path, number, line in numbered_lines(paths):
+            match = RECORD.fullmatch(line)
+            if match is None:
+                problem(record_defect(line), f"{path}:{number}", line)
+                continue
+            line_day, _, line_inst, symbol, trade_id, side, _, size, *contract = match.groups()
+            first = first or match
+            if (line_day, line_inst, symbol) != expected:
+                kind = "a line of another day" if line_day != expected[0] else "a line of another instrument"
+                problem(kind, f"{path}:{number}", line)
+            number_id = int(trade_id)
+            if number_id <= last_id and not any(low <= number_id and last_id <= high for low, high in resets):
+                kind = "a trade stored twice" if number_id == last_id else "ids that do not rise"
+                problem(kind, f"{path}:{number}", line)
+            if contract != [*contracts[-1]]:
+                contracts.append(tuple(contract))
+                if len(contracts) > 3:
+                    problem("ctVal, ctMult or ctType change more than once a day", f"{path}:{number}", line)
+            sums[side] = EXACT.add(sums[side], Decimal(size.decode()))
+            check.lines += 1
+            last_id = number_id
+            check.high_id = max(check.high_id, number_id)
+            if not 0 <= check.low_id <= number_id:
+                check.low_id = number_id
+            last = match
+    except OSError as exc:
+        problem("a file that can't be read", f"{paths[0]}: {describe(exc)}")
+    if first:
+        check.first, check.last = ((end[0][29:42].decode(), end[5].decode()) for end in (first, last))
+        check.bought, check.sold = sums[b"buy"], sums[b"sell"]
         check.contract = tuple(value.decode() for value in contracts[-1])
     return check
-
-
-def numbered_lines(paths: list[Path]) -> Iterator[tuple[Path, int, bytes]]:
-    """Yield the lines of a day's files; a last one that an exporter is writing is given time to be finished."""
-    for path in paths:
-        with open_lines(path) as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n"):
-                    time.sleep(UNFINISHED_LINE_S)
-                    yield path, number, line + lines.readline()
-                else:
-                    yield path, number, line
-
-
-def check_gaps(vault: Vault, inst_id: str, problems: Problems) -> list[dict[str, str]]:
-    """Hold the gaps file against the contract and return its valid entries."""
-    valid = []
-    path = vault.gaps_path(inst_id)
-    keys = ["recorded_utc", "instId", "reason", "after_id", "before_id", "after_utc", "before_utc"]
-    for _, number, line in numbered_lines([path] if path.exists() else []):
-        entry = orjson.loads(line) if is_gap_line(line) else {}
-        values = list(entry.values())
-        good = list(entry) == keys and all(isinstance(value, str) for value in values) and values[1] == inst_id
-        good = good and values[2] in {"start", "absent", "unrepaired", "horizon", "id_reset"}
-        good = good and all(re.fullmatch("[0-9]{0,19}", value) for value in values[3:5]) and line.endswith(b"\n")
-        if good and all(re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)?", value) for value in values[5:]):
-            valid.append(entry)
-        else:
-            problems.add("an invalid line in the gaps file", f"{path}:{number}", line)
-    return valid
-
-
-def shared_ids(one: list[Path], other: list[Path]) -> set[int]:
-    """Return the ids that two days both hold; only asked where their ranges overlap."""
-    first, second = (
-        {int(match[5]) for _, _, line in numbered_lines(paths) if (match := RECORD.fullmatch(line))}
-        for paths in (one, other)
-    )
-    return first & second
 
 
 def check_days(jobs: list[tuple[str, str, list[Path], list[tuple[int, int]]]]) -> Iterator[DayCheck]:
     """Check all days, on all cores where there is much to read; say how far it is where a person waits."""
     size = sum(path.stat().st_size for job in jobs for path in job[2])
-    started, done = time.monotonic(), 0
+    started = time.monotonic()
     with contextlib.ExitStack() as stack:
+        results: Iterable[DayCheck] = (check_day(*job) for job in jobs)
         if size > 32 << 20 and len(jobs) > 1:
             pool = stack.enter_context(concurrent.futures.ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs))))
-            results: Iterable[DayCheck] = pool.map(check_day, *zip(*jobs, strict=True))
-        else:
-            results = (check_day(*job) for job in jobs)
-        for check in results:
-            done += 1
+            results = pool.map(check_day, *zip(*jobs, strict=True))
+        for done, check in enumerate(results, 1):
             if sys.stderr.isatty() and time.monotonic() - started > 1:
-                print(f"\r{done} of {len(jobs)} days read", end="\n" if done == len(jobs) else "", file=sys.stderr)
+                print(f"\r{done} of {len(jobs)} days read ", end="\n" if done == len(jobs) else "", file=sys.stderr)
             yield check
+
+
+def check_between_days(checks: list[DayCheck], resets: list[tuple[int, int]]) -> None:
+    """Look for trades that two days of an instrument hold, where the ranges of their ids overlap."""
+    for i, check in enumerate(checks):
+        for other in checks[:i]:
+            low, high = max(check.low_id, other.low_id), min(check.high_id, other.high_id)
+            if check.lines and other.lines and low <= high and not any(a <= low and high <= b for a, b in resets):
+                both = ((numbered_lines(day.paths)) for day in (other, check))
+                matches = ([(place, RECORD.fullmatch(place[2])) for place in places] for places in both)
+                stored, again = (
+                    {int(m[5]): place for place, m in day if m and low <= int(m[5]) <= high} for day in matches
+                )
+                for trade_id in sorted(stored.keys() & again.keys()):
+                    path, number, line = again[trade_id]
+                    earlier = "{}:{}".format(*stored[trade_id])
+                    check.problems.add("a trade stored in two days", f"{path}:{number} and {earlier}", line)
+
+
+def check_beside(vault: Vault, inst_id: str, newest: DayCheck | None) -> Problems:
+    """Check an instrument's gaps file and metadata, and look for files that do not belong there."""
+    problems = Problems()
+    path = vault.gaps_path(inst_id)
+    for _, number, line in numbered_lines([path] if path.exists() else []):
+        if not Gap.entry(inst_id, line):
+            problems.add("an invalid line in the gaps file", f"{path}:{number}", line)
+    saved = vault.load_instrument(inst_id)
+    if newest and (saved is None or saved.contract != newest.contract):
+        what = f"the newest line has {newest.contract}, {vault.instrument_path(inst_id)} {saved and saved.contract}"
+        problems.add("ctVal, ctMult or ctType differ from the saved instrument", what)
+    known = {path for paths in vault.days(inst_id).values() for path in paths}
+    for path in sorted(set((vault.trades / inst_id).glob("*")) - known):
+        problems.add("a file that is no day of trades", str(path))
+    return problems
+
+
+TABLE = "{:<16} {:<10} {:>9}  {:<13} {:<13} {:>12} {:>12} {:>16} {:>16} {:>4} {:>8}"
 
 
 def verify(vault: Vault) -> int:
     """Hold every stored line against the contract, print a table and a verdict, and return the exit code."""
+    print(TABLE.format(*"instrument,day,lines,first,last,first id,last id,bought,sold,gaps,problems".split(",")))
+    jobs = [(i, day, paths, vault.resets(i)) for i in vault.instruments() for day, paths in vault.days(i).items()]
+    checks: dict[str, list[DayCheck]] = {inst_id: [] for inst_id in vault.instruments()}
+    for check in check_days(jobs):
+        checks[check.inst_id].append(check)
+        if len(checks[check.inst_id]) == len(vault.days(check.inst_id)):
+            check_between_days(checks[check.inst_id], vault.resets(check.inst_id))
     problems = Problems()
-    gaps = {inst_id: check_gaps(vault, inst_id, problems) for inst_id in vault.instruments()}
-    jobs = []
-    for inst_id, entries in gaps.items():
-        resets = [(int(e["before_id"] or 0), int(e["after_id"] or 0)) for e in entries if e["reason"] == "id_reset"]
-        jobs += [(inst_id, day, paths, resets) for day, paths in vault.days(inst_id).items()]
-    print(f"{'instrument':<16} {'day':<10} {'lines':>9}  {'first':<13} {'last':<13} {'first id':>12} {'last id':>12}"
-          f" {'bought':>16} {'sold':>16} {'gaps':>4} {'problems':>8}")  # fmt: skip
-    before: DayCheck | None = None
-    newest: dict[str, DayCheck] = {}
     lines = 0
-    for check, job in zip(check_days(jobs), jobs, strict=True):
-        before = newest.get(check.inst_id)
-        if before and check.lines and check.low_id <= before.high_id and not job[3]:
-            for trade_id in sorted(shared_ids(job[2], vault.days(check.inst_id)[before.day])):
-                check.problems.add(
-                    "a trade stored in two days", f"{check.inst_id} {before.day} and {check.day}: {trade_id}"
-                )
-        if check.lines:
-            newest[check.inst_id] = check
-        lines += check.lines
-        known = sum((gap["before_utc"] or gap["after_utc"])[:10] == check.day for gap in gaps[check.inst_id])
-        print(f"{check.inst_id:<16} {check.day:<10} {check.lines:>9}  {check.first[0]:<13} {check.last[0]:<13} {check.first[1]:>12}"
-              f" {check.last[1]:>12} {check.bought:>16f} {check.sold:>16f} {known:>4} {check.problems.counts.total():>8}")  # fmt: skip
-        problems.merge(check.problems)
-    for inst_id, check in newest.items():
-        saved = vault.load_instrument(inst_id)
-        if saved is None or saved.contract != check.contract:
-            what = f"{inst_id}: the newest line has {check.contract}, the saved instrument {saved and saved.contract}"
-            problems.add("ctVal, ctMult or ctType differ from the saved instrument", what)
-    for kind, places in problems.kinds.items():
+    for inst_id, days in checks.items():
+        gap_days = [(gap["before_utc"] or gap["after_utc"])[:10] for gap in vault.gaps(inst_id)]
+        for day in days:
+            ends = day.first[0], day.last[0], day.first[1], day.last[1], f"{day.bought:f}", f"{day.sold:f}"
+            found = day.problems.counts.total()
+            print(TABLE.format(inst_id, day.day, day.lines, *ends, gap_days.count(day.day), found))
+            problems.merge(day.problems)
+            lines += day.lines
+        problems.merge(check_beside(vault, inst_id, next((day for day in reversed(days) if day.lines), None)))
+    for kind, places in problems.places.items():
         print(f"\n{problems.counts[kind]} x {kind}", *places, sep="\n  ")
-    found = problems.counts.total()
-    print(
-        f"\n{lines} lines in {len(jobs)} days of {len(gaps)} instruments:",
-        f"{found} problems" if found else "no problem found",
+    total = problems.counts.total()
+    verdict = (
+        f"{total} problems" if total else "no problem found" if lines else "nothing to judge, no trades are stored"
     )
-    if not jobs:
-        print("There is nothing to judge: no trades are stored here.")
-    return 1 if found or not jobs else 0
+    print(f"\n{lines} lines in {len(jobs)} days of {len(checks)} instruments: {verdict}")
+    return 1 if total or not lines else 0
 
 
 # ------------------------------------------------------------------------------------------------------------- audit
 
 Bar = tuple[Decimal, Decimal, Decimal, Decimal, Decimal]  # open, high, low, close, volume in contracts
-
-
-CANDLE_FIELDS = re.compile(r"[0-9]{13}( [0-9]+(\.[0-9]+)?){5}").fullmatch  # start, open, high, low, close, volume
+CANDLE = re.compile(r"[0-9]{13}( [0-9]+(\.[0-9]+)?){5}")  # start, open, high, low, close, volume
 
 
 class AuditResult(NamedTuple):
@@ -1700,20 +1665,23 @@ def add_to_bars(bars: dict[bytes, Bar], lines: Iterable[bytes]) -> None:
 
 def stored_span(vault: Vault, inst_id: str) -> tuple[str, str]:
     """Return the minutes (2025-12-14T21:34) of the first and the last stored trade."""
-    span: list[str] = []
-    days = list(vault.days(inst_id).values())
-    for days_from_end, newest in ((days, False), (reversed(days), True)):
-        for paths in days_from_end:
-            minute = ""
-            for _, _, line in numbered_lines(paths[-1:] if newest else paths[:1]):
-                if RECORD.fullmatch(line):
-                    minute = line[18:34].decode()
-                    if not newest:
-                        break
-            if minute:
-                span.append(minute)
-                break
-    return (span[0], span[1]) if span else ("", "")
+    paths = [path for paths in vault.days(inst_id).values() for path in paths]
+    span = ["", ""]
+    for path in paths:
+        if first := next((line for _, _, line in numbered_lines([path]) if RECORD.fullmatch(line)), b""):
+            span[0] = first[18:34].decode()
+            break
+    for path in reversed(paths):
+        if path.suffix == ".gz":
+            lines = [line for _, _, line in numbered_lines([path])]
+        else:
+            with path.open("rb") as file:
+                file.seek(-min(TAIL_BYTES, path.stat().st_size), io.SEEK_END)
+                lines = file.read().splitlines(keepends=True)
+        if last := next((line for line in reversed(lines) if RECORD.fullmatch(line)), b""):
+            span[1] = last[18:34].decode()
+            break
+    return span[0], span[1]
 
 
 async def fetch_candles(rest: Rest, inst_id: str, start: int) -> dict[int, list[str]]:
@@ -1723,43 +1691,38 @@ async def fetch_candles(rest: Rest, inst_id: str, start: int) -> dict[int, list[
         for offset in range(0, 1440, CANDLES):
             page = start + offset * 60_000, start + min(offset + CANDLES, 1440) * 60_000
             for row in await rest.candles(inst_id, *page):
-                if (
-                    isinstance(row, list)
-                    and len(row) > 8
-                    and row[8] == "1"
-                    and CANDLE_FIELDS(" ".join(map(str, row[:6])))
-                ):
+                if isinstance(row, list) and row[8:9] == ["1"] and CANDLE.fullmatch(" ".join(map(str, row[:6]))):
                     candles[int(row[0])] = row
     return candles
 
 
 async def audit_day(vault: Vault, rest: Rest, inst_id: str, day: str, pause: float) -> AuditResult:
-    """Hold a stored UTC day against OKX's candles, minute by minute and exactly; `pause` s after each 1,000 lines."""
+    """Hold a stored UTC day against OKX's candles, minute by minute and exactly; `pause` s after each 1,000 lines.
+
+    Raises OSError where files can't be read, and TimeoutError without candles.
+    """
     bars: dict[bytes, Bar] = {}
-    for path in vault.days(inst_id).get(day, []):
-        with open_lines(path) as lines:
-            while block := list(itertools.islice(lines, 1000)):
-                add_to_bars(bars, block)
-                await asyncio.sleep(pause)
+    lines = (line for _, _, line in numbered_lines(vault.days(inst_id).get(day, [])))
+    while block := list(itertools.islice(lines, 1000)):
+        add_to_bars(bars, block)
+        await asyncio.sleep(pause)
     first, last = await asyncio.to_thread(stored_span, vault, inst_id)
     holes = [
         (gap["after_utc"][:16], gap["before_utc"][:16] or "9")
         for gap in vault.gaps(inst_id)
-        if gap["reason"] != "absent"  # there the candle must agree without these ids
+        if gap["reason"] != "absent"
     ]
     start = int(datetime.fromisoformat(f"{day}T00:00:00Z").timestamp()) * 1000
-    stored = first[:10] <= day <= last[:10]
-    candles = await fetch_candles(rest, inst_id, start) if stored and bars else {}
+    candles = await fetch_candles(rest, inst_id, start) if first[:10] <= day <= last[:10] else {}
     covered = 0
     differing = []
     for number in range(1440):
-        hh_mm = f"{number // 60:02}:{number % 60:02}"
-        minute = f"{day}T{hh_mm}"
+        minute = f"{day}T{number // 60:02}:{number % 60:02}"
         candle = candles.get(start + number * 60_000)
         if candle is None or not first < minute < last or any(low <= minute <= high for low, high in holes):
             continue
         covered += 1
-        bar = bars.get(hh_mm.encode())
+        bar = bars.get(minute[11:].encode())
         okx = tuple(map(Decimal, candle[1:6]))
         if bar != okx and (bar or okx[4]):
             ours = " ".join(map(str, bar)) if bar else "nothing"
@@ -1771,21 +1734,25 @@ async def audit_day(vault: Vault, rest: Rest, inst_id: str, day: str, pause: flo
 
 async def audit(vault: Vault, rest_url: str, day: str) -> int:
     """Audit a day of every instrument in the Vault, print the verdicts, and return the exit code."""
-    exit_code = 0 if vault.instruments() else 1
+    agree = bool(vault.instruments())
+    if not agree:
+        print("nothing to judge, no trades are stored")
     async with rest_session() as session:
         rest = Rest(session, rest_url)
         for inst_id in vault.instruments():
             try:
                 result = await audit_day(vault, rest, inst_id, day, 0)
             except TimeoutError:
-                print(f"{inst_id} {day}: OKX gave no candles within {AUDIT_PATIENCE_S:.0f}s")
-                exit_code = 1
-                continue
+                result = AuditResult(
+                    f"{inst_id} {day}: OKX gave no candles within {AUDIT_PATIENCE_S:.0f}s", [], agrees=False
+                )
+            except OSError as exc:
+                result = AuditResult(f"{inst_id} {day}: {describe(exc)}", [], agrees=False)
             print(result.verdict, *result.differing[:SHOWN], sep="\n  ")
             if len(result.differing) > SHOWN:
                 print(f"  and {len(result.differing) - SHOWN} more")
-            exit_code = exit_code if result.agrees else 1
-    return exit_code
+            agree = agree and result.agrees
+    return 0 if agree else 1
 
 
 # ---------------------------------------------------------------------------------------------------------- exporter
@@ -1800,7 +1767,7 @@ class Exporter:
         self._rest_url = rest_url
         self._backfill_ms = round(backfill_hours * 3_600_000)
         self._recorders: dict[str, Recorder] = {}
-        self._stats_at = time.monotonic()  # of the last Stats line
+        self._stats_at = time.monotonic()  # when the last Stats line was written
 
     async def run(self) -> None:
         """Capture until cancelled; whatever ends it, all that was accepted is on disk then."""
@@ -1810,35 +1777,38 @@ class Exporter:
                 asyncio.get_running_loop().set_exception_handler(partial(raise_in, tasks))
                 await self._start(rest, tasks)
                 feed = Feed(self._ws_url, {key: value.take for key, value in self._recorders.items()}, tasks)
-                tasks.create_task(feed.stay_connected())
-                tasks.create_task(self._sync_files())
-                tasks.create_task(self._watch_instruments(feed))
-                tasks.create_task(self._say_stats())
+                for job in (
+                    feed.stay_connected(),
+                    self._sync_files(),
+                    self._watch_instruments(feed),
+                    self._say_stats(),
+                ):
+                    tasks.create_task(job)
                 gc.collect()
                 gc.freeze()  # what is alive now stays alive: the collector need not look at it again
         finally:
-            self._finish()
+            for recorder in self._recorders.values():
+                recorder.close()
+            self._log_stats()
 
     async def _start(self, rest: Rest, tasks: asyncio.TaskGroup) -> None:
         """Get the metadata and go on where the files end."""
         instruments = await self._instruments(rest, tasks)
-        finished = partial(self._day_finished, rest, tasks)
-        desk = Desk(asyncio.get_running_loop(), tasks.create_task, len(instruments), self._backfill_ms, finished)
+
+        def day_finished(inst_id: str, day: str) -> None:
+            tasks.create_task(self._look_again(rest, inst_id))
+            tasks.create_task(self._audit_later(rest, inst_id, day))
+
+        desk = Desk(asyncio.get_running_loop(), tasks.create_task, len(instruments), self._backfill_ms, day_finished)
         for instrument in instruments:
+            recorder = Recorder(instrument, self._vault, rest, desk)
             try:
-                recorder = Recorder(instrument, self._vault, rest, desk)
                 recorder.recover()
             except OSError as exc:
-                raise VaultError(
-                    f"The Vault {self._vault.root} can't be used: {exc}. Mend that, or name another --vault"
-                ) from exc
+                raise unusable(self._vault.root, exc) from exc
             self._recorders[instrument.inst_id] = recorder
-            log.info(
-                "Recording",
-                instId=instrument.inst_id,
-                after_id=recorder.sequence.last,
-                vault=str(self._vault.root),
-            )
+            last = "nothing yet" if recorder.sequence.last is None else recorder.sequence.last
+            log.info("Recording", instId=instrument.inst_id, stored_up_to=last, vault=str(self._vault.root))
 
     async def _instruments(self, rest: Rest, tasks: asyncio.TaskGroup) -> list[Instrument]:
         """Return the instruments from REST, or, where it is silent for METADATA_S, those saved before."""
@@ -1854,34 +1824,30 @@ class Exporter:
             for inst_id in pending:
                 log.warning("REST can't be reached: starting with saved metadata, and asking on", instId=inst_id)
                 tasks.create_task(self._look_again(rest, inst_id))
-            instruments = [saved[inst_id] if inst_id in pending else task.result() for inst_id, task in asked.items()]
-            return [instrument for instrument in instruments if instrument]
+            found = [saved[inst_id] if inst_id in pending else task.result() for inst_id, task in asked.items()]
+            return [instrument for instrument in found if instrument]
         finally:
             for task in asked.values():
                 task.cancel()
 
     async def _fetch_instrument(self, rest: Rest, inst_id: str) -> Instrument:
-        """Fetch and save an instrument's metadata; one whose contract differs from its records is not saved over them."""
+        """Fetch and save an instrument's metadata; a contract that differs from its records is not saved over them."""
         row = await rest.instrument(inst_id)
         instrument = Instrument.from_row(inst_id, row)
         recorder = self._recorders.get(inst_id)
+        values = dict(zip(CONTRACT, instrument.contract, strict=True))
         if recorder and recorder.instrument.contract != instrument.contract:
-            before, now = recorder.instrument.contract, instrument.contract
-            advice = "restart the exporter to record with the new ones"
-            log.warning("ctVal, ctMult or ctType changed", instId=inst_id, recording=before, okx=now, advice=advice)
+            recording = dict(zip(CONTRACT, recorder.instrument.contract, strict=True))
+            what = "ctVal, ctMult or ctType changed: restart the exporter to record with the new ones"
+            log.warning(what, instId=inst_id, recording=recording, okx=values)
             return instrument
         try:
             self._vault.save_instrument(inst_id, row)
+            log.info("Metadata fetched and saved", instId=inst_id, **values)
         except OSError as exc:
             if not recorder:
-                raise VaultError(
-                    f"The Vault {self._vault.root} can't be written: {exc}. Mend that, or name another --vault"
-                ) from exc
+                raise unusable(self._vault.root, exc) from exc
             log.warning("Metadata could not be saved", instId=inst_id, error=describe(exc))
-        else:
-            log.info(
-                "Metadata fetched and saved", instId=inst_id, **dict(zip(KEYS[-3:], instrument.contract, strict=True))
-            )
         if instrument.state != "live":
             log.warning("OKX does not call this instrument live", instId=inst_id, state=instrument.state)
         return instrument
@@ -1894,10 +1860,6 @@ class Exporter:
             log.warning(
                 "OKX sent metadata of no use; recording goes on with the old", instId=inst_id, error=exc.args[0]
             )
-
-    def _day_finished(self, rest: Rest, tasks: asyncio.TaskGroup, inst_id: str, day: str) -> None:
-        tasks.create_task(self._look_again(rest, inst_id))
-        tasks.create_task(self._audit_later(rest, inst_id, day))
 
     async def _audit_later(self, rest: Rest, inst_id: str, day: str) -> None:
         """Hold a finished day against OKX's candles, and say how it agrees."""
@@ -1935,8 +1897,6 @@ class Exporter:
         """Reconnect where an instrument is silent while REST has newer trades: its subscription died."""
         clock = asyncio.get_running_loop().time
         checks: dict[str, asyncio.Task[bool]] = {}
-        for recorder in self._recorders.values():
-            recorder.heard_at = clock()
         while True:
             await asyncio.sleep(1)
             for inst_id, recorder in self._recorders.items():
@@ -1957,24 +1917,16 @@ class Exporter:
     def _log_stats(self) -> None:
         """Write the line that a person watches for."""
         now = time.monotonic()
-        recorders = self._recorders.values()
         details = {}
-        for recorder in recorders:
+        for inst_id, recorder in self._recorders.items():
             rate = (recorder.files.written - recorder.written_before) / max(0.001, now - self._stats_at)
             recorder.written_before = recorder.files.written
-            details[recorder.inst_id] = (
-                f"{rate:.1f}/s last={recorder.sequence.last} age={max(0.0, now - recorder.heard_at):.0f}s "
-                f"repaired={recorder.repaired} waiting={len(recorder.sequence.waiting)}"
-            )
+            stored = f"{rate:.1f}/s last={recorder.sequence.last} age={max(0.0, now - recorder.heard_at):.0f}s"
+            details[inst_id] = f"{stored} repaired={recorder.repaired} waiting={len(recorder.sequence.waiting)}"
         self._stats_at = now
-        written = sum(recorder.files.written for recorder in recorders)
-        skipped = sum(recorder.sequence.skipped for recorder in recorders)
+        written = sum(recorder.files.written for recorder in self._recorders.values())
+        skipped = sum(recorder.sequence.skipped for recorder in self._recorders.values())
         log.info(f"Stats: {written} written, {skipped} skipped", **details)
-
-    def _finish(self) -> None:
-        for recorder in self._recorders.values():
-            recorder.close()
-        self._log_stats()
 
 
 def sync_and_close(descriptors: list[int]) -> list[tuple[int, OSError]]:
@@ -1991,14 +1943,14 @@ def sync_and_close(descriptors: list[int]) -> list[tuple[int, OSError]]:
 
 
 def raise_in(tasks: asyncio.TaskGroup, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Let an unexpected error in a callback end the exporter as one in a task does."""
+    """Let an error in a callback, such as a frame's BUILD_FAIL, end the exporter as one in a task does."""
     exc = context.get("exception")
     if not isinstance(exc, BaseException):
-        log.warning("asyncio: " + str(context.get("message")))
+        log.warning(f"asyncio: {context.get('message')}")
         return
 
-    async def fail(unexpected: BaseException) -> None:
-        raise unexpected
+    async def fail(error: BaseException) -> None:
+        raise error
 
     tasks.create_task(fail(exc))
 
@@ -2028,6 +1980,11 @@ async def capture(exporter: Exporter) -> None:
 
 # ------------------------------------------------------------------------------------------------------ command line
 
+LOG_PROCESSORS: list[structlog.typing.Processor] = [
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+
 
 class BoundedLog(logging.handlers.RotatingFileHandler):
     """A rotating log that goes on where Windows forbids to rename a file that somebody else has open."""
@@ -2035,7 +1992,7 @@ class BoundedLog(logging.handlers.RotatingFileHandler):
     def rotate(self, source: str, dest: str) -> None:
         """Rename, or copy and empty."""
         try:
-            os.replace(source, dest)
+            Path(source).replace(dest)
         except PermissionError:
             shutil.copyfile(source, dest)
             os.truncate(source, 0)
@@ -2051,21 +2008,10 @@ class BoundedLog(logging.handlers.RotatingFileHandler):
 
 def add_log_handler(handler: logging.Handler, *, colors: bool) -> None:
     """Send every line of the log to this handler too: UTC time, level, message, key=value pairs."""
-    renderer = structlog.dev.ConsoleRenderer(
-        colors=colors, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
-    )
-    formatter = structlog.stdlib.ProcessorFormatter(
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        foreign_pre_chain=LOG_PROCESSORS,
-    )
-    handler.setFormatter(formatter)
+    plain = structlog.dev.plain_traceback
+    renderer = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False, exception_formatter=plain)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(renderer, foreign_pre_chain=LOG_PROCESSORS))
     logging.getLogger().addHandler(handler)
-
-
-LOG_PROCESSORS: list[structlog.typing.Processor] = [
-    structlog.stdlib.add_log_level,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
-]
 
 
 def start_log() -> None:
@@ -2081,36 +2027,15 @@ def start_log() -> None:
     )
 
 
-def utc_day(text: str) -> str:
-    """Take a DATE of the command line."""
-    if text == "yesterday":
-        return (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
-    try:
-        return date.fromisoformat(text).isoformat()
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no date like 2026-11-21") from None
-
-
-def url(*schemes: str) -> Callable[[str], str]:
-    """Return what takes a URL of the command line."""
+def matching(pattern: str, what: str) -> Callable[[str], str]:
+    """Return what takes such a value of the command line."""
 
     def check(text: str) -> str:
-        if not re.fullmatch(f"({'|'.join(schemes)})://[^/ ]+.*", text):
-            raise argparse.ArgumentTypeError(f"{text!r} does not begin with {' or '.join(schemes)}://HOST")
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
         return text
 
     return check
-
-
-def hours(text: str) -> float:
-    """Take a number of hours of the command line."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours from 0 on")
-    return value
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -2120,25 +2045,24 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         description=f"Record every trade of {' and '.join(INSTRUMENTS)} on OKX into daily files, until Ctrl+C.",
         epilog="Exit codes: 0 stopped cleanly, or nothing wrong found; 1 something found, or an unexpected error;"
         " 2 wrong usage; 3 BUILD_FAIL; 4 the Vault can't be used.",
+        allow_abbrev=False,
     )
     judge = parser.add_mutually_exclusive_group()
     judge.add_argument("--verify", action="store_true", help="hold every stored line against the contract, and exit")
-    judge.add_argument(
-        "--audit", nargs="?", const="yesterday", metavar="DATE", type=utc_day,
-        help="hold a stored UTC day (yesterday) against OKX's own 1-minute candles, and exit",
-    )  # fmt: skip
-    parser.add_argument("--vault", type=Path, default=HERE / "Vault", metavar="DIR", help="Vault beside the script")
-    parser.add_argument(
-        "--log-file", type=Path, default=HERE / "trades_exporter.log", metavar="FILE",
-        help="trades_exporter.log beside the script",
-    )  # fmt: skip
-    parser.add_argument("--ws-url", type=url("ws", "wss"), default=WS_URL, metavar="URL", help=WS_URL)
-    parser.add_argument("--rest-url", type=url("http", "https"), default=REST_URL, metavar="URL", help=REST_URL)
-    parser.add_argument(
-        "--backfill-hours", type=hours, default=24.0, metavar="H",
-        help="24: how far back a gap is repaired; 0: none is, each is put on record at once",
-    )  # fmt: skip
-    parser.add_argument("--version", action="version", version=f"trades_exporter {VERSION}")
+    audit_help = "hold a stored UTC day (yesterday) against OKX's own 1-minute candles, and exit"
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    judge.add_argument("--audit", nargs="?", const=yesterday, type=date.fromisoformat, metavar="DATE", help=audit_help)
+    add = parser.add_argument
+    add("--vault", type=Path, default=HERE / "Vault", metavar="DIR", help="Vault beside the script")
+    log_file = HERE / "trades_exporter.log"
+    add("--log-file", type=Path, default=log_file, metavar="FILE", help="trades_exporter.log beside the script")
+    web_socket, web = matching(r"wss?://[^/\s]+\S*", "WebSocket URL"), matching(r"https?://[^/\s]+\S*", "web address")
+    add("--ws-url", type=web_socket, default=WS_URL, metavar="URL", help=WS_URL)
+    add("--rest-url", type=web, default=REST_URL, metavar="URL", help=REST_URL)
+    how_far = "24: how far back a gap is repaired; 0: none is, each is put on record at once"
+    hours = matching(r"\d{1,6}(\.\d+)?", "number of hours from 0 on")
+    add("--backfill-hours", type=hours, default="24", metavar="H", help=how_far)
+    add("--version", action="version", version=f"trades_exporter {VERSION}")
     return parser.parse_args(argv)
 
 
@@ -2154,7 +2078,7 @@ def run_capture(args: argparse.Namespace) -> int:
     handler.rotator = handler.rotate
     add_log_handler(handler, colors=False)
     log.info(f"trades_exporter {VERSION} started", process=os.getpid(), ws_url=args.ws_url, rest_url=args.rest_url)
-    asyncio.run(capture(Exporter(vault, args.ws_url, args.rest_url, args.backfill_hours)))
+    asyncio.run(capture(Exporter(vault, args.ws_url, args.rest_url, float(args.backfill_hours))))
     return 0
 
 
@@ -2174,25 +2098,21 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a console of another code page must not stop anything
     start_log()
     try:
-        if not (args.verify or args.audit):
+        if not args.verify and not args.audit:
             return run_capture(args)
-        vault = Vault(args.vault)
         if not args.vault.is_dir():
             raise VaultError(f"There is no Vault at {args.vault}")
         if args.verify:
-            return verify(vault)
-        return asyncio.run(audit(vault, args.rest_url, args.audit))
+            return verify(Vault(args.vault))
+        return asyncio.run(audit(Vault(args.vault), args.rest_url, args.audit.isoformat()))
     except KeyboardInterrupt:
         return 1
-    except BaseException as exc:
-        end = promised_end(exc)
-        if end is None and isinstance(exc, Exception):
-            log.critical("Unexpected error: please report it with what stands above", exc_info=exc)
-            return 1
-        if end is None:
-            raise
-        log.critical(str(end))
-        return end.exit_code
+    except Exception as exc:  # the outermost edge
+        if end := promised_end(exc):
+            log.critical(str(end))
+            return end.exit_code
+        log.critical("Unexpected error: please report it with what stands above", exc_info=exc)
+        return 1
 
 
 if __name__ == "__main__":

@@ -231,16 +231,58 @@ def read_gaps(vault: Path, inst_id: str = BTC) -> list[Record]:
     return gaps
 
 
+def day_path(vault: Path, day: str, inst_id: str = BTC) -> Path:
+    """Return where the day's trades are."""
+    return vault / "raw" / "okx" / "trades_perps" / inst_id / f"{day}.jsonl"
+
+
+def to_utc(ts: int) -> str:
+    """Write ms since 1970 as '2026-11-21T23:59:50.123Z'."""
+    return f"{datetime.fromtimestamp(ts // 1000, UTC):%Y-%m-%dT%H:%M:%S}.{ts % 1000:03d}Z"
+
+
+def write_vault(vault: Path, okx: FakeOKX) -> None:
+    """Write by hand, after the contract alone, what an exporter stores that saw every push there was."""
+    for inst_id, market in okx.markets.items():
+        row = okx.instruments[inst_id]
+        metadata = vault / "meta" / "okx" / "instruments" / f"{inst_id}.json"
+        metadata.parent.mkdir(parents=True, exist_ok=True)
+        metadata.write_text(json.dumps(row, indent=2))
+        contract = [str(row[key]) for key in ("ctVal", "ctMult", "ctType")]
+        symbol = inst_id.removesuffix("-SWAP").replace("-", "/")
+        days: dict[str, list[bytes]] = {}
+        for push in market.pushes:
+            told = (str(push.last_id), push.side, push.px, push.sz)
+            values = (to_utc(push.ts), "okx", "perp", inst_id, symbol, *told, *contract)
+            line = orjson.dumps(dict(zip(KEYS, values, strict=True))) + b"\n"
+            days.setdefault(values[0][:10], []).append(line)
+        for day, lines in days.items():
+            path = day_path(vault, day, inst_id)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"".join(lines))
+
+
+def write_gap(vault: Path, reason: str, ids: tuple[int | str, int], times: tuple[str, str]) -> None:
+    """Put a gap of BTC on record by hand: the ids and times after which and before which something is missing."""
+    path = vault / "meta" / "okx" / "gaps" / f"{BTC}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = ("2026-11-22T00:00:00.000Z", BTC, reason, str(ids[0]), str(ids[1]), *times)
+    with path.open("ab") as file:
+        file.write(orjson.dumps(dict(zip(GAP_KEYS, values, strict=True))) + b"\n")
+
+
 def last_stored_id(vault: Path, inst_id: str = BTC) -> int:
-    """Return the trade id of the newest stored line (0: none), from the ends of the two newest files alone."""
-    newest = 0
-    for path in day_files(vault, inst_id)[-2:]:
+    """Return the highest trade id at the ends of the two newest files that hold a whole line (0: there is none)."""
+    newest: list[int] = []
+    for path in reversed(day_files(vault, inst_id)):
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 4096))
             lines = file.read().split(b"\n")[:-1]
         if lines:
-            newest = max(newest, int(orjson.loads(lines[-1])["trade_id"]))
-    return newest
+            newest.append(int(orjson.loads(lines[-1])["trade_id"]))
+        if len(newest) == 2:
+            break
+    return max(newest, default=0)
 
 
 def wait_until_stored(vault: Path, okx: FakeOKX, inst_id: str = BTC, seconds: float = 60.0) -> None:

@@ -258,9 +258,7 @@ def test_the_newest_trades_are_single_ones_and_500_at_most(okx: FakeOKX) -> None
     assert ask(okx, "market/trades", instId=BTC, limit=501)["code"] == "51000"
 
 
-def test_candles_add_up_to_the_ledger_and_quiet_minutes_repeat_the_last_close(
-    make_okx: Callable[..., FakeOKX],
-) -> None:
+def test_candles_add_up_to_the_ledger_and_quiet_minutes_repeat_the_last_close(make_okx: Callable[..., FakeOKX]) -> None:
     okx = make_okx(start=DAY + 3_600_000)
     okx.prefill(BTC, 500, DAY, DAY + 20 * 60_000)
     okx.prefill(BTC, 100, DAY + 30 * 60_000, DAY + 31 * 60_000)
