@@ -266,7 +266,8 @@ def parse_rows(inst_id: str, rows: Iterable[Any]) -> tuple[list[Trade], list[tup
                 raise BuildFailError(f"Unexpected instId: {shown(trade.inst_id)} in {shown(row)}")
             trades.append(trade)
         except BuildFailError as exc:
-            bad.append((str(row.get("tradeId")) if isinstance(row, dict) else "", exc))
+            trade_id = row.get("tradeId") if isinstance(row, dict) else None
+            bad.append((trade_id if isinstance(trade_id, str) else shown(row), exc))
     return sorted(trades), bad
 
 
@@ -359,13 +360,16 @@ class Gap(NamedTuple):
     def entry(inst_id: str, line: bytes) -> dict[str, str] | None:
         """Return what a line of the gaps file says, or None where it says nothing of this instrument."""
         match = GAP_LINE.fullmatch(line)
-        return orjson.loads(line) if match and match[1] == inst_id.encode() else None
+        if not match or match[1] != inst_id.encode():
+            return None
+        backwards = match[3] and match[2] != b"id_reset" and int(match[3]) >= int(match[4])
+        return None if backwards else orjson.loads(line)
 
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 GAP_LINE = re.compile(
-    rf'{{"recorded_utc":"{STAMP}","instId":"([^"\\]+)","reason":"(?:start|absent|unrepaired|horizon|id_reset)"'
-    r',"after_id":"\d{0,19}","before_id":"\d{1,20}"'
+    rf'{{"recorded_utc":"{STAMP}","instId":"([^"\\]+)","reason":"(start|absent|unrepaired|horizon|id_reset)"'
+    r',"after_id":"(\d{0,19})","before_id":"(\d{1,20})"'
     rf',"after_utc":"(?:{STAMP})?","before_utc":"(?:{STAMP})?"}}\n'.encode(),
     re.ASCII,
 )
@@ -391,11 +395,11 @@ class Sequence:
         self.skipped = 0  # duplicates
         self.reset_hint: Trade | None = None  # a push that may come from a reset of OKX's ids
         self._limit = limit  # pushes that may wait
-        self._tail: Trade | None = None  # the last stored one, unless it is from an earlier run or a gap follows
+        self._patched = True  # the file's end may hold single trades out of an aggregate of the millisecond `ts`
 
     def restart(self, last: int | None, ts: str) -> None:
         """Go on behind what is stored. What waits is dropped: it will be missed, and come from REST."""
-        self.next, self.ts, self._tail = None if last is None else last + 1, ts, None
+        self.next, self.ts, self._patched = None if last is None else last + 1, ts, True
         self.waiting.clear()
 
     @property
@@ -459,7 +463,7 @@ class Sequence:
             waits = bool(self.waiting) and self.waiting[0].first == before
             ts = self.waiting[0].ts if waits else before_ts or self.seen_ts
             out.append(Gap(reason, gap[0] - 1, before, self.ts, ts))
-            self.next, self._tail, self.ts = before, None, ts or self.ts
+            self.next = before
             out += self._waited()
         return out
 
@@ -475,16 +479,15 @@ class Sequence:
         """Tell whether a push with the right first id is sure not to hold what is stored already.
 
         Taker orders that fill against liquidity of both `source`s may be pushed as two aggregates with interleaved
-        ids, and then one of them seems to begin later than it does; and without a count nothing is known. A trade of
-        another price, side or time than the last stored one can't hold that one.
+        ids, and then one of them seems to begin later than it does; and without a count nothing is known. What is of
+        another millisecond than the last stored trade can't hold that one.
         """
-        tail = self._tail
-        if tail is None or (trade.counted and (trade.first == trade.last or not tail.repaired)):
-            return True
-        return trade.repaired or (tail.ts, tail.px, tail.side) != (trade.ts, trade.px, trade.side)
+        single = trade.repaired or (trade.counted and trade.first == trade.last)
+        return single or trade.ts != self.ts or (trade.counted and not self._patched)
 
     def _store(self, trade: Trade) -> None:
-        self.next, self.ts, self._tail = trade.last + 1, trade.ts, trade
+        self._patched = trade.repaired or (self._patched and trade.ts == self.ts)
+        self.next, self.ts = trade.last + 1, trade.ts
 
     def _wait(self, trade: Trade) -> None:
         """Let a trade wait, unless it overlaps others: then neither is believed, and REST gives their ids."""
@@ -579,12 +582,15 @@ class Repair:
         """Take the answer to a page, by id; `complete`: nothing older exists. Return what is to be stored now."""
         sequence = self.sequence
         out: list[Trade | Gap] = []
+        found = 0
         for row in rows:
             if sequence.lacks(row.last):
                 out += sequence.offer(row)
-                self.helped_at, self._pause = now, ASK_AGAIN_S[0]
-                self._again_at = min(self._again_at, now + self._pause)
-                self._pages = min(self._pages + 1, ROUND_PAGES)
+                found += 1
+        if found:
+            self.helped_at, self._pause = now, ASK_AGAIN_S[0]
+            self._again_at = min(self._again_at, now + self._pause)
+        self._pages = min(self._pages * 2, ROUND_PAGES) if found == PAGE else 1
         top = rows[-1].last if rows else -1
         bottom = -1 if complete or not rows else rows[0].last
         if self._search:
@@ -840,7 +846,8 @@ class TradeFiles:
         resets = self._vault.resets(self._inst_id)
         last, ts = None, ""
         keys: list[str] = []
-        for paths in reversed(list(self._vault.days(self._inst_id).values())[-2:]):
+        days = 0
+        for paths in reversed(self._vault.days(self._inst_id).values()):
             lines = b"".join(self._tail_of(path) for path in paths).splitlines(keepends=True)[-DEDUP_KEYS:]
             matches = [match for line in lines if (match := RECORD.fullmatch(line))]
             if not matches:
@@ -849,6 +856,9 @@ class TradeFiles:
             day_last = int(matches[-1][5])
             if last is None or (day_last > last and not any(low <= last < day_last <= high for low, high in resets)):
                 last, ts = day_last, milliseconds(orjson.loads(matches[-1][0])["timestamp_utc"])
+            days += 1
+            if days == 2:
+                break
         return last, ts, keys[-DEDUP_KEYS:]
 
     def _tail_of(self, path: Path) -> bytes:
@@ -1224,6 +1234,7 @@ class Recorder:
 
     def recover(self) -> None:
         """Go on behind what is stored, at start and after a failed write; raise OSError where that fails."""
+        self._lines.clear()
         last, ts, keys = self.files.recover()
         self.recent.clear()
         self.recent.update(dict.fromkeys(keys))
@@ -1257,6 +1268,8 @@ class Recorder:
                 self._second = second
                 if second[:10] != self._day:
                     self._turn_day(second[:10])
+                    if self.failed:
+                        return
             if not self._lines:
                 self._desk.loop.call_later(FLUSH_S, self.flush)
             self._lines.append(self._format.line(item, second))
@@ -1393,15 +1406,14 @@ class Recorder:
 
     def _give_up(self, repair: Repair) -> None:
         """Put on record what is missing, but for what may still come late."""
-        self.sequence.reset_hint = None
         if self._desk.backfill_ms and not self._rest.given_up:
             self._rest.given_up = True
-            self._desk.spawn(self._until_rest_helps(self.sequence.seen))
+            self._desk.spawn(self._until_rest_helps(self.sequence.seen_ts))
         self.store(self.sequence.give_up(repair.settled, "unrepaired" if self._desk.backfill_ms else "horizon"))
 
-    async def _until_rest_helps(self, trade_id: int) -> None:
-        """Keep asking REST until it shows what it ought to know by now; then gaps are repaired again."""
-        while not any(trade.last >= trade_id for trade in await self._rest.newest(self.inst_id, 1)):
+    async def _until_rest_helps(self, ts: str) -> None:
+        """Keep asking REST until it shows a trade of this time or later; then gaps are repaired again."""
+        while not any(trade.ts >= ts for trade in await self._rest.newest(self.inst_id, 1)):
             await asyncio.sleep(ASK_AGAIN_S[1])
         self._rest.given_up = False
         log.info("REST helps again: from now on gaps are repaired")
@@ -1409,12 +1421,14 @@ class Recorder:
     def _good_rows(self, rows: list[Any]) -> list[Trade]:
         """Return an answer's trades by id, up to the first bad row of a missing trade, which is asked for again."""
         trades, bad = parse_rows(self.inst_id, rows)
+        for trade in trades:
+            self._bad_rows.pop(trade.trade_id, None)
         for trade_id, exc in bad:
             known = int(trade_id) if re.fullmatch(FIELD_PATTERNS[3], trade_id) else -1
             if known < 0 or self.sequence.lacks(known):
                 now = self._desk.loop.time()
                 if now - self._bad_rows.setdefault(trade_id, now) >= BAD_ROW_S:
-                    way = f"REST sends trade {shown(trade_id, 40)} so; --backfill-hours 0 passes over it"
+                    way = f"REST sends trade {shown(trade_id, 60)} so; --backfill-hours 0 passes over it"
                     raise BuildFailError(f"{exc.args[0]} ({way})") from None
                 trades = [trade for trade in trades if trade.last < known]
         return trades

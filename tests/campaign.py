@@ -37,7 +37,7 @@ SETTINGS: dict[str, object] = {  # patience in seconds where people have minutes
 }
 DAYS = 3  # that go by on the exchange during a campaign
 BACKFILL_HOURS = "100000"  # its clock runs fast, and nothing shall be too old to be repaired
-PAUSE_S = (0.1, 1.2)  # between faults
+PAUSE_S = (0.05, 0.9)  # between faults
 CALM_EVERY = 40  # faults; then all is healed and must be stored before the next one
 CALM_S = 120.0  # at most until it is
 LONGEST_LIE_S = 8.0  # REST may lack or garble a trade so long; after 15 s the exporter would be right to believe it
@@ -96,8 +96,6 @@ class Campaign:
             try:
                 self.exporter.start_capture()
                 self._measure()
-                for _ in self.okx.markets:
-                    self.exporter.wait_until_stored()
                 self._torment()
                 self._settle()
                 code = self.exporter.stop()
@@ -147,6 +145,7 @@ class Campaign:
 
     def _settle(self) -> None:
         self._switch_off(float("inf"))
+        self._wait_until_recovered()
         self.okx.settle()
         self.exporter.wait_until_stored(CALM_S)
         self._measure()
@@ -156,6 +155,7 @@ class Campaign:
         began = time.monotonic()
         self._switch_off(float("inf"))
         self.okx.faults = Faults()
+        self._wait_until_recovered()
         self.exporter.wait_until_stored(CALM_S)
         self._tell(f"calm: all stored after {time.monotonic() - began:.1f} s")
 
@@ -163,6 +163,10 @@ class Campaign:
         """Let time go by; nothing is allowed to end the exporter meanwhile."""
         until = time.monotonic() + seconds
         self.exporter.wait_until(lambda: time.monotonic() >= until, seconds + 10, "the exporter still runs")
+
+    def _wait_until_recovered(self) -> None:
+        """Wait until the exporter has looked at its files, and so can be stopped, or have them taken away."""
+        self.exporter.wait_for_log("Recording", times=len(self.okx.markets), seconds=60)
 
     def _switch_off(self, now: float) -> None:
         for fault in [fault for fault in self._lasting if fault.until <= now]:
@@ -336,7 +340,7 @@ class Campaign:
 
     def suspend(self) -> str:
         """Let the exporter sleep, where processes can be stopped, while the exchange trades on."""
-        seconds = self._chance.uniform(0.3, 5)
+        seconds = self._chance.uniform(0.3, 4)
         if self.exporter.process is not None and sys.platform != "win32":
             self.exporter.process.send_signal(signal.SIGSTOP)
             time.sleep(seconds)
@@ -345,6 +349,7 @@ class Campaign:
 
     def vanished_drive(self) -> str:
         """Take the folder of trades away for a while: what is open can be written on, the next day's file cannot."""
+        self._wait_until_recovered()
         seconds = self._chance.uniform(0.2, 3)
         raw = self.exporter.vault / "raw"
         away = raw.rename(raw.with_name("raw-away"))
@@ -354,9 +359,10 @@ class Campaign:
 
     def restart(self) -> str:
         """Stop the exporter as a person does, and start it again."""
+        self._wait_until_recovered()
         code = self.exporter.stop()
         assert code == 0, f"exit {code} after SIGTERM"
-        seconds = self._chance.choice((0.0, 2.0))
+        seconds = self._chance.choice((0.0, 1.0))
         time.sleep(seconds)
         self._start()
         return f"after {seconds} s"
@@ -368,7 +374,7 @@ class Campaign:
         for inst_id in self.okx.markets:
             if damage and (files := day_files(self.exporter.vault, inst_id)):
                 damage(files, self._chance)
-        seconds = self._chance.choice((0.0, 0.0, 1.0, 4.0))
+        seconds = self._chance.choice((0.0, 0.0, 0.5, 2.0))
         time.sleep(seconds)
         self._start()
         return f"{damage.__name__ if damage else 'undamaged'}, start after {seconds} s"

@@ -257,7 +257,7 @@ CRASHES = st.lists(st.tuples(st.floats(0.1, 30), st.integers(0, 30), st.booleans
 FIRST = Order((0,))
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), orders=st.lists(ORDERS, max_size=14), network=NETWORKS, crashes=CRASHES)
 @pytest.mark.parametrize("limit", [1000, 3])
 def test_whatever_happens_each_trade_is_stored_once(
@@ -284,7 +284,7 @@ def test_whatever_happens_each_trade_is_stored_once(
     check(tape, recording)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_long_tape_with_every_fault_is_stored_whole(seed: int) -> None:
     """Thousands of trades, half of the pushes lost or late, stretches of seconds without any, and a few crashes."""
     dice = random.Random(seed)
@@ -295,13 +295,13 @@ def test_a_long_tape_with_every_fault_is_stored_whole(seed: int) -> None:
         skipped = dice.choice((0,) * 60 + (1, 250, 10**9))
         return Order(sources, skipped, dice.choice((0.0, 0.02, 0.2)), dice.random() < 0.3, dice.random() < 0.5, count)
 
-    tape = Tape([FIRST, *(order() for _ in range(400)), Order((0,))])
+    tape = Tape([FIRST, *(order() for _ in range(200)), Order((0,))])
     recording = Recording(Rest(tape, dice, lag=3.0, hidden=0.2, cut=0.3), dice.choice((5, 60, 1000)))
     for one in tape.pushes:
-        down = 8 < one.at % 20 < 14 and one.holds[-1] != tape.ids[-1]
+        down = 4 < one.at % 10 < 7 and one.holds[-1] != tape.ids[-1]
         for delay in () if down else dice.choice(((), (0.0,), (0.0,), (0.0, 0.0), (0.2,), (2.0, 9.0))):
             recording.at(one.at + delay, partial(recording.take, one.trade))
-    for when in (10.0, 25.0, 26.0):
+    for when in (5.0, 12.0, 12.5):
         recording.at(when, partial(recording.crash, dice.randrange(500), process=dice.random() < 0.5))
     recording.at(tape.singles[0].at, partial(recording.take, tape.pushes[0].trade))
     recording.at(tape.singles[-1].at + 40, partial(recording.take, tape.pushes[-1].trade))
@@ -312,10 +312,10 @@ def test_a_long_tape_with_every_fault_is_stored_whole(seed: int) -> None:
 # ------------------------------------------------------------------------------------------------ what a repair costs
 
 
-def repair_of(orders: list[Order], lost: range, rest: dict[str, Any] | None = None) -> tuple[Tape, Recording]:
+def repair_of(orders: list[Order], lost: range) -> tuple[Tape, Recording]:
     """Record a tape of which the pushes of these orders are lost, and return what came of it."""
     tape = Tape([FIRST, *orders, Order((0,))])
-    recording = Recording(Rest(tape, **(rest or {})), 200_000)
+    recording = Recording(Rest(tape), 200_000)
     for position, one in enumerate(tape.pushes):
         if position not in lost:
             recording.at(one.at, partial(recording.take, one.trade))
@@ -335,30 +335,50 @@ def test_a_long_gap_costs_a_page_for_a_hundred_trades() -> None:
     assert recording.rest.requests <= 55
 
 
-@pytest.mark.parametrize("jump", [10**3, 10**6, 10**9, 2_500_000_001, 10**15])
-@pytest.mark.parametrize("lost_before", [0, 1, 30])
+@pytest.mark.parametrize("jump", [10**3, 10**9, 10**15])
+@pytest.mark.parametrize("lost_before", [0, 30, 250])
 @pytest.mark.parametrize("lost_after", [0, 1, 30])
 def test_a_jump_of_the_ids_costs_few_requests(jump: int, lost_before: int, lost_after: int) -> None:
     """It is known to be one after 15 s, as any absent id is, and not by asking for all that was passed over."""
     orders = [*[Order((0,))] * lost_before, Order((0,), skipped=jump), *[Order((0,))] * lost_after]
-    _, recording = repair_of(orders, range(1, lost_before + lost_after + (1 if lost_after else 0)))
-    assert recording.rest.requests < 20
+    lost = lost_before + (1 + lost_after if lost_after else 0)
+    _, recording = repair_of(orders, range(1, 1 + lost))
+    assert recording.rest.requests < 20 + lost_before // PAGE
+    assert [gap.reason for gap in recording.gaps] == ["start", "absent"]
+
+
+@pytest.mark.parametrize("lost_after", [99, 250, 3000])
+def test_the_end_of_a_jump_is_searched_where_all_behind_it_was_lost(lost_after: int) -> None:
+    """Nothing known is near it."""
+    orders = [Order((0,), skipped=10**9), *[Order((0,), pause=0.001)] * lost_after]
+    _, recording = repair_of(orders, range(1, lost_after + 2))
+    assert recording.rest.requests < 25 + lost_after // PAGE
     assert [gap.reason for gap in recording.gaps] == ["start", "absent"]
 
 
 def test_many_scattered_absent_ids_cost_15_s_in_all() -> None:
     """Their proofs run side by side."""
-    tape, recording = repair_of([Order((0, None, 0), pause=0.01), *[Order((0,) * 9)] * 7] * 40, range(-1))
+    tape, recording = repair_of([Order((0,), skipped=1), *[Order((0,) * 9)] * 7] * 40, range(0))
     assert sum(gap.reason == "absent" for gap in recording.gaps) == 40
     happened_s = tape.singles[-1].at
     assert recording.now < happened_s + 1.5 * ABSENT_S
 
 
 def test_scattered_absent_ids_among_lost_trades_cost_15_s_in_all() -> None:
-    orders = [*[Order((0, None, 0), pause=0.0), *[Order((0,) * 9, pause=0.0)] * 7] * 40]
-    _, recording = repair_of(orders, range(1, 40 * 9))
+    orders = [*[Order((0,), skipped=1, pause=0.0), *[Order((0,) * 9, pause=0.0)] * 7] * 40]
+    _, recording = repair_of(orders, range(1, 40 * 8 + 1))
     assert sum(gap.reason == "absent" for gap in recording.gaps) == 40
     assert recording.now < 1.5 * ABSENT_S
+    assert recording.rest.requests < 400
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_a_repair_keeps_up_with_a_feed_that_loses_a_tenth_of_its_pushes(absent: bool) -> None:
+    """Pages that find little are no sign of a hole in the ids: several are asked for at a time."""
+    orders = [Order((0,), pause=0.001, skipped=int(absent and i % 90 == 7)) for i in range(10_000)]
+    tape, recording = repair_of(orders, range(5, 10_000, 10))
+    late = recording.now - tape.singles[-1].at
+    assert late < (1.5 * ABSENT_S if absent else 1.0)
     assert recording.rest.requests < 400
 
 

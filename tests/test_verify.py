@@ -1,4 +1,4 @@
-"""`--verify`: an intact Vault passes, and whatever a disk, an editor or a bug does to it is named with file and line."""
+"""`--verify`: an intact Vault passes; what a disk, an editor or a bug does to it is named with file and line."""
 
 import gzip
 import hashlib
@@ -10,9 +10,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-import trades_exporter
 from fake_okx import BTC, ETH, FakeOKX
 from harness import GAP_KEYS, KEYS, Exporter, day_files, day_path, to_utc, wait_for, write_gap, write_vault
+
+import trades_exporter
 from trades_exporter import Vault, verify
 
 DAYS = ("2026-11-20", "2026-11-21")
@@ -239,7 +240,7 @@ def test_only_the_unknown_part_of_a_file_is_lost_to_the_table(vault: Path, capsy
     edit(path, replace(5, "perp", "spot"))
     assert verify(Vault(vault)) == 1
     report = capsys.readouterr().out
-    assert report.splitlines()[-1].endswith(": 1 problem") or report.splitlines()[-1].endswith(": 1 problems")
+    assert re.search(": 1 problems?$", report.splitlines()[-1]), report
 
 
 # The contract's values
@@ -255,7 +256,6 @@ def save_ct_val(vault: Path, okx: FakeOKX, value: str) -> None:
 
 
 def test_a_contract_may_change_once_within_a_day(vault: Path, okx: FakeOKX) -> None:
-    edit(day_path(vault, DAYS[0]), lambda lines: every_line(new_value)(lines[30:]))
     first, second = (day_path(vault, day) for day in DAYS)
     whole = first.read_bytes().splitlines(keepends=True)
     first.write_bytes(b"".join(whole[:30] + [new_value(line) for line in whole[30:]]))
@@ -312,7 +312,7 @@ BAD_GAPS = {
     "an id that is none": compact(GAP | {"before_id": "x"}),
     "an id of 20 digits": compact(GAP | {"before_id": "9" * 20}),
     "no end": compact(GAP | {"before_id": ""}),
-    "nothing in it": compact(GAP | {"before_id": "11"}).replace('"10"', '"11"'),
+    "nothing in it": compact(GAP | {"after_id": "20"}),
     "a time that is none": compact(GAP | {"after_utc": "yesterday"}),
     "recorded at no time": compact(GAP | {"recorded_utc": ""}),
     "blank": "",

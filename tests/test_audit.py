@@ -1,0 +1,480 @@
+"""`--audit`, and the audit of the running exporter: every minute is held against OKX's own candles, exactly."""
+
+import asyncio
+import gzip
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import orjson
+import pytest
+from fake_okx import BTC, ETH, FakeOKX, utc_ms
+from harness import (
+    Exporter,
+    assert_vault_equals_ledger,
+    day_files,
+    day_path,
+    last_stored_id,
+    read_gaps,
+    to_utc,
+    wait_for,
+    write_gap,
+    write_vault,
+)
+
+from trades_exporter import Vault, audit
+
+FIRST, DAY, LAST = "2026-11-20", "2026-11-21", "2026-11-22"
+NOON = f"{DAY}T12:00"
+Capture = pytest.CaptureFixture[str]
+MakeOKX = Callable[..., FakeOKX]
+MakeExporter = Callable[..., Exporter]
+
+
+def trade_evenly(okx: FakeOKX, inst_id: str, start: str, end: str) -> None:
+    """Trade the past, an order each 47 s."""
+    for ts in range(utc_ms(start), utc_ms(end), 47_000):
+        okx.markets[inst_id].make_order(ts, 0.0)
+
+
+@pytest.fixture
+def okx(make_okx: MakeOKX) -> FakeOKX:
+    """Return an exchange that has traded BTC on three days, with a quiet night in between."""
+    okx = make_okx(seed=6, instruments=[BTC], start=f"{LAST}T12:00:00Z")
+    trade_evenly(okx, BTC, f"{FIRST}T12:00:30Z", f"{DAY}T01:00:00Z")
+    trade_evenly(okx, BTC, f"{DAY}T05:00:30Z", f"{LAST}T06:00:00Z")
+    return okx
+
+
+@pytest.fixture
+def vault(tmp_path: Path, okx: FakeOKX) -> Path:
+    """Return an intact Vault of these trades."""
+    write_vault(tmp_path / "Vault", okx)
+    return tmp_path / "Vault"
+
+
+@pytest.fixture
+def judge(vault: Path, okx: FakeOKX, capsys: Capture) -> Callable[..., tuple[int, str]]:
+    """Audit a day: exit code and report."""
+
+    def run(day: str = DAY) -> tuple[int, str]:
+        exit_code = asyncio.run(audit(Vault(vault), okx.rest_url, day))
+        return exit_code, capsys.readouterr().out
+
+    return run
+
+
+Judge = Callable[..., tuple[int, str]]
+Lines = list[bytes]
+
+
+def change_lines(vault: Path, change: Callable[[Lines], Lines], day: str = DAY) -> None:
+    """Change a stored day as a list of lines."""
+    path = day_path(vault, day)
+    path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
+
+
+def without(begin: str, end: str) -> Callable[[Lines], Lines]:
+    """Return a change that deletes the lines from one time up to another."""
+    return lambda lines: [line for line in lines if not begin <= line[18:42].decode() < end]
+
+
+def minutes_with_trades(okx: FakeOKX, begin: str, end: str) -> list[str]:
+    """Return the minutes (2026-11-21T12:34) from begin up to end in which there were trades."""
+    stamps = [to_utc(trade.ts) for trade in okx.ledger[BTC]]
+    return sorted({stamp[:16] for stamp in stamps if begin <= stamp < end})
+
+
+def candle_minute(text: str) -> int:
+    """Return the start of a minute, ms."""
+    return utc_ms(f"{text}:00Z")
+
+
+# The verdict
+
+
+def test_a_whole_day_agrees_quiet_minutes_included(okx: FakeOKX, judge: Judge) -> None:
+    assert len(minutes_with_trades(okx, DAY, LAST)) < 1440, "there should be quiet minutes"
+    assert judge() == (0, f"{BTC} {DAY}: 1440 of 1440 covered minutes agree with OKX\n")
+    pages = okx.requests_to("history-candles")
+    assert len(pages) == 5
+    assert {page["limit"] for page in pages} == {"300"}
+
+
+def test_nothing_up_to_the_minute_of_the_first_trade_is_covered(judge: Judge) -> None:
+    assert judge(FIRST) == (0, f"{BTC} {FIRST}: 719 of 719 covered minutes agree with OKX, 721 not covered\n")
+
+
+def test_nothing_from_the_minute_of_the_last_trade_is_covered(okx: FakeOKX, judge: Judge) -> None:
+    last = datetime.fromisoformat(to_utc(okx.ledger[BTC][-1].ts))
+    covered = last.hour * 60 + last.minute
+    verdict = f"{covered} of {covered} covered minutes agree with OKX, {1440 - covered} not covered"
+    assert judge(LAST) == (0, f"{BTC} {LAST}: {verdict}\n")
+
+
+@pytest.mark.parametrize("day", ["2026-11-19", "2026-11-23"])
+def test_a_day_outside_of_what_is_stored_has_nothing_to_judge(judge: Judge, day: str) -> None:
+    exit_code, report = judge(day)
+    assert exit_code == 1
+    assert f"{BTC} {day}: 0 of 0 covered minutes agree with OKX, 1440 not covered" in report
+
+
+def test_candles_that_are_not_confirmed_are_not_covered(okx: FakeOKX, judge: Judge) -> None:
+    okx.faults.unconfirmed = {candle_minute(f"{DAY}T{minute}") for minute in ("00:00", "12:34", "23:59")}
+    assert judge() == (0, f"{BTC} {DAY}: 1437 of 1437 covered minutes agree with OKX, 3 not covered\n")
+
+
+def test_each_instrument_has_its_own_verdict(make_okx: MakeOKX, tmp_path: Path, capsys: Capture) -> None:
+    okx = make_okx(start=f"{LAST}T12:00:00Z")
+    for inst_id in (BTC, ETH):
+        trade_evenly(okx, inst_id, f"{DAY}T00:00:00Z", f"{LAST}T06:00:00Z")
+    write_vault(tmp_path, okx)
+    change_lines(tmp_path, without(f"{NOON}:00", f"{DAY}T13:00:00"))
+    assert asyncio.run(audit(Vault(tmp_path), okx.rest_url, DAY)) == 1
+    report = capsys.readouterr().out
+    lost = len(minutes_with_trades(okx, f"{NOON}:00", f"{DAY}T13:00:00"))
+    assert f"{ETH} {DAY}: 1439 of 1439 covered minutes agree with OKX, 1 not covered\n" in report
+    assert f"{BTC} {DAY}: {1439 - lost} of 1439 covered minutes agree with OKX, 1 not covered\n" in report
+
+
+def test_a_compressed_day_is_audited_like_any_other(vault: Path, judge: Judge) -> None:
+    for path in day_files(vault, BTC)[:2]:
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert judge() == (0, f"{BTC} {DAY}: 1440 of 1440 covered minutes agree with OKX\n")
+
+
+# What is wrong
+
+
+def changed(number: int, key: str, change: Callable[[str], str]) -> Callable[[Lines], Lines]:
+    """Return a change of one field of a line, by the line's number from 1 on."""
+
+    def change_line(lines: Lines) -> Lines:
+        record = orjson.loads(lines[number - 1])
+        record[key] = change(record[key])
+        return [*lines[: number - 1], orjson.dumps(record) + b"\n", *lines[number:]]
+
+    return change_line
+
+
+DAMAGES: dict[str, Callable[[Lines], Lines]] = {
+    "a line dropped": lambda lines: lines[:499] + lines[500:],
+    "a line doubled": lambda lines: lines[:500] + lines[499:],
+    "the last digit of a size": changed(500, "qty_contracts", lambda sz: sz[:-1] + str((int(sz[-1]) + 1) % 10)),
+    "the sign of a size lost": changed(500, "qty_contracts", lambda sz: sz.replace(".", "")),
+    "the first digit of a price": changed(500, "price", lambda px: "9" + px[1:]),
+    "the last digit of a price": changed(500, "price", lambda px: px + "1" if "." in px else px + ".1"),
+    "another minute": changed(
+        500, "timestamp_utc", lambda stamp: stamp[:14] + f"{59 - int(stamp[14:16])}" + stamp[16:]
+    ),
+    "a bad line": changed(500, "side", lambda _: "hold"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_line_is_found_by_its_minute_with_the_figures_of_both_sides(
+    vault: Path, okx: FakeOKX, judge: Judge, damage: Callable[[Lines], Lines]
+) -> None:
+    """Also where --verify has nothing to say: a line that is gone, a digit that changed."""
+    line = orjson.loads(day_path(vault, DAY).read_bytes().splitlines()[499])
+    change_lines(vault, damage)
+    exit_code, report = judge()
+    assert exit_code == 1
+    verdict, *differing = report.splitlines()
+    agree = re.fullmatch(rf"{BTC} {DAY}: (\d+) of 1440 covered minutes agree with OKX", verdict)
+    assert agree, report
+    assert len(differing) == 1440 - int(agree[1]) in (1, 2)
+    minute = line["timestamp_utc"][:16]
+    shown = next(text for text in differing if minute in text)
+    candle = okx.markets[BTC].candles(okx.now_ms(), candle_minute(minute) + 1, candle_minute(minute) - 1, 1)[0]
+    assert " ".join(candle[1:6]) in shown
+
+
+def test_the_first_twenty_minutes_that_differ_are_shown(vault: Path, okx: FakeOKX, judge: Judge) -> None:
+    lost = minutes_with_trades(okx, f"{NOON}:00", f"{DAY}T15:00:00")
+    change_lines(vault, without(f"{NOON}:00", f"{DAY}T15:00:00"))
+    exit_code, report = judge()
+    assert exit_code == 1
+    assert len(lost) > 20
+    assert report.startswith(f"{BTC} {DAY}: {1440 - len(lost)} of 1440 covered minutes agree with OKX\n")
+    assert re.findall(r"\d{4}-\d\d-\d\dT\d\d:\d\d", report) == lost[:20]
+    assert str(len(lost) - 20) in report.splitlines()[-1]
+
+
+def test_a_whole_day_that_is_gone_differs_in_every_minute_with_trades(vault: Path, okx: FakeOKX, judge: Judge) -> None:
+    day_path(vault, DAY).unlink()
+    agreeing = 1440 - len(minutes_with_trades(okx, DAY, LAST))
+    exit_code, report = judge()
+    assert exit_code == 1
+    assert report.startswith(f"{BTC} {DAY}: {agreeing} of 1440 covered minutes agree with OKX\n")
+
+
+@pytest.mark.parametrize(("stored", "exit_code"), [("", 0), ("2", 1)], ids=["as traded", "a last digit more"])
+def test_sums_are_exact_where_floats_would_not_be(
+    make_okx: MakeOKX, tmp_path: Path, stored: str, exit_code: int
+) -> None:
+    okx = make_okx(instruments=[BTC], start=f"{LAST}T12:00:00Z")
+    for minute, sz in (("11:59", "1"), ("12:00", "123456789012"), ("12:00", "0.000000000001"), ("12:01", "1")):
+        okx.trade(count=1, px="0.1", sz=sz, ts=candle_minute(f"{DAY}T{minute}"))
+    write_vault(tmp_path, okx)
+    if stored:
+        change_lines(tmp_path, changed(3, "qty_contracts", lambda sz: sz + stored))
+    assert asyncio.run(audit(Vault(tmp_path), okx.rest_url, DAY)) == exit_code
+
+
+# Gaps on record
+
+
+@pytest.mark.parametrize("reason", ["start", "unrepaired", "horizon", "id_reset", "absent"])
+def test_minutes_that_a_gap_on_record_touches_are_not_covered_unless_it_is_absent(
+    vault: Path, okx: FakeOKX, judge: Judge, reason: str
+) -> None:
+    """From 12:10 to 13:20 the lines are gone; what is said to be absent has to be absent in the candles too."""
+    change_lines(vault, without(f"{DAY}T12:10:20", f"{DAY}T13:20:10"))
+    ids = ("" if reason == "start" else 10, 20)
+    begin = "" if reason == "start" else f"{DAY}T12:10:10.000Z"
+    write_gap(vault, reason, ids, (begin, f"{DAY}T13:20:50.000Z"))
+    exit_code, report = judge()
+    if reason == "absent":
+        assert exit_code == 1
+        assert minutes_with_trades(okx, f"{DAY}T12:11", f"{DAY}T13:20")[0] in report
+    else:
+        left_out = 13 * 60 + 21 if reason == "start" else 71
+        covered = 1440 - left_out
+        verdict = f"{covered} of {covered} covered minutes agree with OKX, {left_out} not covered"
+        assert (exit_code, report) == (0, f"{BTC} {DAY}: {verdict}\n")
+
+
+def test_ids_that_never_existed_leave_their_minutes_covered(vault: Path, judge: Judge) -> None:
+    write_gap(vault, "absent", (10, 20), (f"{DAY}T12:10:10.000Z", f"{DAY}T12:20:50.000Z"))
+    assert judge() == (0, f"{BTC} {DAY}: 1440 of 1440 covered minutes agree with OKX\n")
+
+
+def test_a_damaged_line_in_the_gaps_file_excuses_nothing_and_stops_nothing(vault: Path, judge: Judge) -> None:
+    write_gap(vault, "absent", (10, 20), (f"{DAY}T12:10:10.000Z", f"{DAY}T12:20:50.000Z"))
+    with (vault / "meta" / "okx" / "gaps" / f"{BTC}.jsonl").open("ab") as file:
+        file.write(b'{}\n[]\nnull\n{"reason":"start"}\n{"torn')
+    assert judge() == (0, f"{BTC} {DAY}: 1440 of 1440 covered minutes agree with OKX\n")
+
+
+# OKX's answers
+
+
+def test_without_any_answer_of_okx_it_says_so_and_fails(okx: FakeOKX, vault: Path, exporter: MakeExporter) -> None:
+    okx.faults.rest = {"503": 1.0}
+    done = exporter(okx, folder=vault.parent, settings={"AUDIT_PATIENCE_S": 0.5}).run("--audit", DAY)
+    assert done.returncode == 1
+    assert f"{BTC} {DAY}: OKX gave no candles" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_candles_that_okx_does_not_have_are_no_agreement(okx: FakeOKX, judge: Judge) -> None:
+    okx.faults.rest = {"no rows": 1.0}
+    exit_code, report = judge()
+    assert exit_code == 1
+    assert f"{BTC} {DAY}: " in report
+
+
+def test_passing_trouble_is_waited_out(okx: FakeOKX, judge: Judge) -> None:
+    okx.faults.rest = dict.fromkeys(("429", "50011", "html", "empty", "truncated", "reset"), 0.08)
+    exit_code, report = judge()
+    assert exit_code == 0
+    assert report.endswith(f"{BTC} {DAY}: 1440 of 1440 covered minutes agree with OKX\n")
+
+
+# The command
+
+
+def test_the_default_is_yesterday(make_okx: MakeOKX, exporter: MakeExporter) -> None:
+    today = datetime.now(UTC).date()
+    days = [(today + timedelta(offset)).isoformat() for offset in (-2, -1, 0, 1)]
+    okx = make_okx(instruments=[BTC], start=f"{days[3]}T23:00:00Z")
+    okx.prefill(BTC, 200, f"{days[0]}T00:00:00Z", f"{days[3]}T22:00:00Z")
+    judge = exporter(okx)
+    write_vault(judge.vault, okx)
+    done = judge.run("--audit")
+    assert done.returncode == 0, done.stdout + done.stderr
+    yesterdays = (today - timedelta(1), datetime.now(UTC).date() - timedelta(1))  # midnight may pass meanwhile
+    assert done.stdout in {f"{BTC} {day}: 1440 of 1440 covered minutes agree with OKX\n" for day in yesterdays}
+    assert not judge.log_file.exists()
+
+
+def test_a_difference_is_exit_1(okx: FakeOKX, vault: Path, exporter: MakeExporter) -> None:
+    change_lines(vault, DAMAGES["a line dropped"])
+    done = exporter(okx, folder=vault.parent).run("--audit", DAY)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"{BTC} {DAY}: 1439 of 1440 covered minutes agree with OKX" in done.stdout
+
+
+def test_an_empty_vault_has_nothing_to_judge_and_a_missing_one_is_exit_4(okx: FakeOKX, exporter: MakeExporter) -> None:
+    judge = exporter(okx)
+    done = judge.run("--audit", DAY)
+    assert done.returncode == 4
+    assert str(judge.vault) in done.stderr
+    assert not judge.vault.exists()
+    judge.vault.mkdir()
+    done = judge.run("--audit", DAY)
+    assert done.returncode == 1
+    assert "nothing to judge" in done.stdout
+
+
+def test_a_date_that_is_none_is_wrong_usage(okx: FakeOKX, exporter: MakeExporter) -> None:
+    assert exporter(okx).run("--audit", "2026-02-30").returncode == 2
+
+
+# The running exporter
+
+MIDNIGHT = utc_ms(f"{LAST}T00:00:00Z")
+SOON = {"AUDIT_AFTER_S": 0.5, "INSTRUMENTS": [BTC]}
+
+
+def trade_through_midnight(okx: FakeOKX, capture: Exporter, *, hidden: bool = False) -> None:
+    """Trade for ten minutes up to midnight, one order each 10 s, and once after it; it is later than that then."""
+    okx.set_clock(MIDNIGHT + 600_000)
+    for ts in range(MIDNIGHT - 600_000, MIDNIGHT, 10_000):
+        if hidden and ts == MIDNIGHT - 300_000:
+            (push,) = okx.trade(count=1, ts=ts, lost=True)
+            okx.hide([push.last_id])
+        else:
+            okx.trade(ts=ts)
+    newest = okx.ledger[BTC][-1].trade_id
+    capture.wait_until(lambda: last_stored_id(capture.vault) == newest, what="the day stored")
+    okx.trade(ts=MIDNIGHT + 5_000)
+
+
+@pytest.fixture
+def market(make_okx: MakeOKX) -> FakeOKX:
+    """Return an exchange for BTC where trades are made by hand, shortly before midnight."""
+    return make_okx(instruments=[BTC], start=MIDNIGHT - 600_000)
+
+
+def levels(log: str, text: str) -> list[str]:
+    """Return the levels of the lines with this text."""
+    return [match[1] for match in re.finditer(rf"\[(\w+) *\].*{re.escape(text)}", log)]
+
+
+def test_a_running_exporter_audits_a_finished_day(market: FakeOKX, exporter: MakeExporter) -> None:
+    capture = exporter(market, settings=SOON)
+    capture.start_capture()
+    trade_through_midnight(market, capture)
+    verdict = f"{BTC} {DAY}: 9 of 9 covered minutes agree with OKX, 1431 not covered"
+    capture.wait_for_log(verdict)
+    assert levels(capture.log, verdict) == ["info"]
+    assert capture.stop() == 0
+    done = capture.run("--audit", DAY)
+    assert (done.returncode, done.stdout) == (0, verdict + "\n")
+    assert capture.run("--verify").returncode == 0
+
+
+def test_a_running_exporter_warns_of_the_minutes_that_differ(market: FakeOKX, exporter: MakeExporter) -> None:
+    """A trade that REST hides for good is put on record as absent, but the candle knows it."""
+    capture = exporter(market, settings={**SOON, "ABSENT_S": 0.5, "ASK_AGAIN_S": [0.1, 0.1]})
+    capture.start_capture()
+    trade_through_midnight(market, capture, hidden=True)
+    verdict = f"{BTC} {DAY}: 8 of 9 covered minutes agree with OKX, 1431 not covered"
+    capture.wait_for_log(verdict)
+    capture.wait_for_log(f"{DAY}T23:55")
+    assert [gap["reason"] for gap in read_gaps(capture.vault)] == ["start", "absent"]
+    assert levels(capture.log, verdict) == ["warning"]
+    assert levels(capture.log, f"{DAY}T23:55Z") == ["warning"]
+    assert capture.stop() == 0
+
+
+def test_an_audit_without_candles_is_put_off_and_done_later(market: FakeOKX, exporter: MakeExporter) -> None:
+    capture = exporter(market, settings={**SOON, "AUDIT_PATIENCE_S": 0.3})
+    capture.start_capture()
+    market.faults.rest, market.faults.rest_only = {"503": 1.0}, "history-candles"
+    trade_through_midnight(market, capture)
+    capture.wait_for_log("Audit put off")
+    market.faults.rest = {}
+    capture.wait_for_log("9 of 9 covered minutes agree with OKX")
+    market.settle()
+    capture.wait_until_stored()
+    assert capture.stop() == 0
+    assert_vault_equals_ledger(capture.vault, market)
+
+
+def test_an_audit_that_never_gets_candles_says_so_in_the_end(market: FakeOKX, exporter: MakeExporter) -> None:
+    settings = {**SOON, "AUDIT_PATIENCE_S": 0.1, "AUDIT_AFTER_S": 0.2, "AUDIT_RETRIES": 2}
+    capture = exporter(market, settings=settings)
+    capture.start_capture()
+    market.faults.rest, market.faults.rest_only = {"hang": 1.0}, "history-candles"
+    trade_through_midnight(market, capture)
+    capture.wait_for_log(f"--audit {DAY}")
+    assert levels(capture.log, f"--audit {DAY}") == ["warning"]
+    assert capture.log.count("Audit put off") == 2
+    assert capture.stop() == 0
+
+
+def test_a_damaged_gaps_file_does_not_end_a_capture(market: FakeOKX, exporter: MakeExporter) -> None:
+    """Whatever an editor did to it: the exporter starts on it, runs, audits and stops as ever."""
+    capture = exporter(market, settings=SOON)
+    path = capture.vault / "meta" / "okx" / "gaps" / f"{BTC}.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'{}\n[]\n{"reason":"id_reset","before_id":"x"}\n')
+    capture.start_capture()
+    trade_through_midnight(market, capture)
+    capture.wait_for_log("9 of 9 covered minutes agree with OKX")
+    assert capture.stop() == 0
+
+
+# Metadata after midnight
+
+
+def test_a_changed_contract_is_a_warning_with_both_values(market: FakeOKX, exporter: MakeExporter) -> None:
+    capture = exporter(market, settings=SOON)
+    capture.start_capture()
+    market.instruments[BTC]["ctVal"] = "0.025"
+    trade_through_midnight(market, capture)
+    capture.wait_for_log("0.025")
+    line = next(text for text in capture.log.splitlines() if "0.025" in text)
+    assert levels(line, "0.025") == ["warning"]
+    assert all(text in line for text in (BTC, "ctVal", "0.01", "restart"))
+    capture.wait_for_log("covered minutes agree")
+    assert capture.stop() == 0
+    assert b"0.025" not in b"".join(path.read_bytes() for path in day_files(capture.vault, BTC))
+    assert capture.run("--verify").returncode == 0
+
+
+@pytest.mark.parametrize("row", [{"ctVal": ""}, {"ctVal": 1}, {"ctType": None}, {"instId": ETH}])
+def test_metadata_of_no_use_after_midnight_is_a_warning(
+    market: FakeOKX, exporter: MakeExporter, row: dict[str, object]
+) -> None:
+    capture = exporter(market, settings=SOON)
+    capture.start_capture()
+    saved = capture.vault / "meta" / "okx" / "instruments" / f"{BTC}.json"
+    before = saved.read_bytes()
+    market.instruments[BTC] |= row
+    trade_through_midnight(market, capture)
+    capture.wait_for_log("metadata")
+    capture.wait_for_log("covered minutes agree")
+    wait_for(lambda: "warning" in levels(capture.log, "metadata"))
+    assert saved.read_bytes() == before
+    assert capture.stop() == 0
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+def test_an_instrument_that_is_not_live_is_a_warning(market: FakeOKX, exporter: MakeExporter, at_start: bool) -> None:
+    capture = exporter(market, settings=SOON)
+    if at_start:
+        market.instruments[BTC]["state"] = "suspend"
+    capture.start_capture()
+    assert ("suspend" in capture.log) == at_start
+    if not at_start:
+        market.instruments[BTC]["state"] = "suspend"
+        trade_through_midnight(market, capture)
+    capture.wait_for_log("suspend")
+    assert levels(capture.log, "suspend")[-1] == "warning"
+    assert capture.stop() == 0
+
+
+def test_unchanged_metadata_after_midnight_is_saved_anew(market: FakeOKX, exporter: MakeExporter) -> None:
+    capture = exporter(market, settings=SOON)
+    capture.start_capture()
+    market.instruments[BTC]["maxLmtSz"] = "77"
+    trade_through_midnight(market, capture)
+    saved = capture.vault / "meta" / "okx" / "instruments" / f"{BTC}.json"
+    capture.wait_until(lambda: orjson.loads(saved.read_bytes())["maxLmtSz"] == "77", what="the new row saved")
+    assert capture.stop() == 0

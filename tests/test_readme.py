@@ -1,0 +1,133 @@
+"""README.md held against what it describes: the options, the messages, the commands, the files it names."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from harness import KEYS, ROOT, SCRIPT
+
+import trades_exporter
+
+README = ROOT.joinpath("README.md").read_text("utf-8")
+WORKFLOW = ROOT.joinpath(".github/workflows/tests.yml").read_text("utf-8")
+RUN = (
+    "python3 -m venv .venv && .venv/bin/python -m pip install -r requirements.txt"
+    " && .venv/bin/python trades_exporter.py"
+)
+TEST = (
+    "python3 -m venv .venv && .venv/bin/python -m pip install -r tests/requirements.txt && .venv/bin/python -m pytest"
+)
+TEST_ON_WINDOWS = (
+    r"python -m venv .venv && .venv\Scripts\python -m pip install -r tests\requirements.txt"
+    r" && .venv\Scripts\python -m pytest"
+)
+VARIES = "\N{HORIZONTAL ELLIPSIS}"  # stands for what varies in a message
+
+
+def table(title: str) -> list[list[str]]:
+    """Return the cells of the tables whose first column has this title, without the code marks."""
+    rows: list[list[str]] = []
+    inside = False
+    for line in README.splitlines():
+        cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        inside = line.startswith("|") and (inside or cells[0] == title)
+        if inside and cells[0] not in (title, "---"):
+            rows.append(cells)
+    assert rows, f"README.md has no table {title!r}"
+    return rows
+
+
+QUOTED = [row[0] for title in ("message", "the log says") for row in table(title)]
+
+
+def text_of(node: ast.expr) -> str:
+    """Return a string of the script as README writes it; nothing for what is no string."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(text_of(part) if isinstance(part, ast.Constant) else VARIES for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+TREE = ast.parse(SCRIPT.read_text("utf-8"))
+STRINGS = {text_of(node) for node in ast.walk(TREE) if isinstance(node, ast.JoinedStr | ast.Constant)} - {"", VARIES}
+
+
+def says(message: str, quoted: str) -> bool:
+    """Whether what README quotes is the message, an example of it, or its beginning."""
+    if message.startswith(quoted):
+        return True
+    literal = [re.escape(part) for part in message.split(VARIES)]
+    return len("".join(literal)) >= 6 and re.fullmatch(".+".join(literal), quoted) is not None
+
+
+def messages_of_trouble() -> set[str]:
+    """Return every message of the script that warns, or ends it."""
+    found = set()
+    for node in ast.walk(TREE):
+        if isinstance(node, ast.Call) and node.args:
+            called = ast.unparse(node.func)
+            if called in ("VaultError", "BuildFailError") or re.search(r"log\.(warning|error|critical)", called):
+                found.add(text_of(node.args[0]))
+    return {message for message in found if re.search("[A-Za-z]{3}", message)}
+
+
+def test_the_table_of_options_is_what_help_says() -> None:
+    env = os.environ | {"COLUMNS": "400", "NO_COLOR": "1"}
+    run = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, env=env, check=True)
+    options = run.stdout.partition("\noptions:\n")[2].partition("\n\n")[0]
+    rows = re.findall(r"^  (-.*?)(?:  +|\n +)(.*)$", options, re.MULTILINE)
+    assert len(rows) > 5, run.stdout
+    assert table("option") == [list(row) for row in rows]
+
+
+@pytest.mark.parametrize("quoted", QUOTED)
+def test_a_quoted_message_is_one_of_the_script(quoted: str) -> None:
+    if quoted.startswith("BUILD_FAIL: "):
+        assert f"BUILD_FAIL: {VARIES}" in STRINGS
+        quoted = quoted.removeprefix("BUILD_FAIL: ")
+    assert [text for text in STRINGS if says(text, quoted)], f"the script does not say {quoted!r}"
+
+
+@pytest.mark.parametrize("message", sorted(messages_of_trouble()))
+def test_a_message_of_trouble_is_explained(message: str) -> None:
+    assert [q for q in QUOTED if says(message, q.removeprefix("BUILD_FAIL: "))], (
+        f"README.md does not explain {message!r}"
+    )
+
+
+def test_the_commands_are_there_as_one_line_each() -> None:
+    lines = [line.strip() for line in README.splitlines()]
+    for command in (RUN, TEST, TEST_ON_WINDOWS):
+        assert lines.count(command) == 1, command
+    assert "double-click `start_trades.bat`" in README
+
+
+def test_the_workflow_runs_the_commands_of_readme() -> None:
+    for command in (TEST, TEST_ON_WINDOWS):
+        assert command in WORKFLOW
+    assert all(system in WORKFLOW for system in ("ubuntu", "windows", "macos"))
+    assert all(f'"3.{minor}"' in WORKFLOW for minor in range(11, 15))
+
+
+@pytest.mark.parametrize("path", ["README.md", "tests/README.md"])
+def test_the_files_it_names_are_there(path: str) -> None:
+    text = (ROOT / path).read_text("utf-8")
+    named = re.findall(r"(?<![\w/.*-])(?:tests/)?[\w.]+\.(?:py|bat|txt|md|yml)\b", text)
+    missing = {name for name in named if not (ROOT / name).exists() and not (ROOT / "tests" / name).exists()}
+    linked = {link for link in re.findall(r"\]\(([^)#:]+)\)", text) if not ((ROOT / path).parent / link).exists()}
+    assert len(named) > 5
+    assert not missing | linked
+
+
+def test_the_record_is_one_that_the_script_writes() -> None:
+    (record,) = [line.strip() for line in README.splitlines() if line.strip().startswith('{"timestamp_utc"')]
+    assert trades_exporter.RECORD.fullmatch(record.encode() + b"\n")
+    assert re.findall(r'"(\w+)":', record) == list(KEYS)
+
+
+def test_the_reasons_of_gaps_are_those_of_the_script() -> None:
+    reasons = [row[0] for row in table("reason")]
+    assert set(reasons) == {"start", "absent", "unrepaired", "horizon", "id_reset"}
+    assert set(reasons) <= STRINGS
