@@ -84,6 +84,7 @@ RESET_CHECK_S = 3.0  # REST is asked at most so often whether the ids were reset
 FLUSH_S = 0.04  # lines are gathered for so long before they go to the file: a tenth of a second is promised
 FLUSH_LINES = 512  # or until there are so many
 FSYNC_S = 1.0  # what a power cut can take
+PROBE_BYTES = 256 << 10  # that much room is enough to go on
 RETRY_WRITE_S = 1.0  # pause between attempts to write to a full or vanished disk
 SAY_AGAIN_S = 60.0  # a condition that lasts is logged at most so often
 TAIL_BYTES = 4 << 20  # read from the end of a file at start: more than 10,000 lines
@@ -166,25 +167,28 @@ def describe(exc: BaseException) -> str:
 
 # -------------------------------------------------------------------------------------------------------- instrument
 
-CONTRACT = ("ctVal", "ctMult", "ctType")
+DECIMAL = r"(?:0*[1-9][0-9]*(?:\.[0-9]+)?|0+\.0*[1-9][0-9]*)"  # plain and positive
+CONTRACT = {"ctVal": DECIMAL, "ctMult": DECIMAL, "ctType": "[A-Za-z]+"}  # fields and their patterns
 
 
 class Instrument(NamedTuple):
     """What every record carries about its contract, in OKX's own characters (GET /api/v5/public/instruments)."""
 
     inst_id: str
-    contract: tuple[str, ...]  # the values of CONTRACT
+    contract: tuple[str, ...]  # the values of the fields in CONTRACT
     state: str
 
     @classmethod
     def from_row(cls, inst_id: str, row: object) -> Self:
         """Check a row of OKX's answer or a saved one; raise BuildFailError naming the instrument and the fields."""
         fields = row if isinstance(row, dict) and row.get("instId") == inst_id else {}
-        values = [fields.get(name) for name in CONTRACT]
-        missing = [CONTRACT[i] for i, value in enumerate(values) if not isinstance(value, str) or not value]
+        values = [value if isinstance(value := fields.get(name), str) else "" for name in CONTRACT]
+        missing = [
+            name for name, value in zip(CONTRACT, values, strict=True) if not re.fullmatch(CONTRACT[name], value)
+        ]
         if missing:
             raise BuildFailError(f"Missing required metadata fields: {', '.join(missing)} of {inst_id}")
-        return cls(inst_id, tuple(map(str, values)), shown(fields.get("state")))
+        return cls(inst_id, tuple(values), shown(fields.get("state")))
 
 
 def symbol_canon(inst_id: str) -> str:
@@ -212,7 +216,6 @@ class Trade(NamedTuple):
 
 
 REQUIRED = ("px", "sz", "ts", "tradeId", "side", "instId")
-DECIMAL = r"(?:0*[1-9][0-9]*(?:\.[0-9]+)?|0+\.0*[1-9][0-9]*)"  # plain and positive
 FIELD_PATTERNS = (DECIMAL, DECIMAL, "[0-9]{13}", "[0-9]{1,19}", "(?:buy|sell)", ".*")
 required_fields = itemgetter(*REQUIRED)
 match_fields = re.compile("\n".join(FIELD_PATTERNS)).fullmatch  # none of them can hold a line feed
@@ -288,14 +291,15 @@ def milliseconds(timestamp_utc: str) -> str:
     return f"{int(moment.timestamp()):010}{moment.microsecond // 1000:03}"
 
 
-KEYS = tuple("timestamp_utc exchange market instId symbol_canon trade_id side price qty_contracts".split()) + CONTRACT
+KEYS = ("timestamp_utc", "exchange", "market", "instId", "symbol_canon", "trade_id", "side", "price", "qty_contracts")
+RECORD_KEYS = KEYS + tuple(CONTRACT)
 
 
 class RecordFormat:
-    """The record of an instrument's trades: one line of compact JSON with the twelve KEYS, all values strings."""
+    """The record of an instrument's trades: one line of compact JSON, RECORD_KEYS in order, all values strings."""
 
     def __init__(self, instrument: Instrument) -> None:
-        values = dict.fromkeys(KEYS, "?") | dict(zip(CONTRACT, instrument.contract, strict=True))
+        values = dict.fromkeys(RECORD_KEYS, "?") | dict(zip(CONTRACT, instrument.contract, strict=True))
         values |= {"exchange": "okx", "market": "perp", "instId": instrument.inst_id}
         text = orjson.dumps(values | {"symbol_canon": symbol_canon(instrument.inst_id)}).decode()
         self._after_time = text[text.index('","exchange"') : text.index('?","side"')]
@@ -315,7 +319,7 @@ RECORD = re.compile(
     r'\{"timestamp_utc":"(\d{4}-\d\d-\d\d)T((?:[01]\d|2[0-3]):[0-5]\d):[0-5]\d\.\d{3}Z"'
     rf',"exchange":"okx","market":"perp","instId":"{TEXT}","symbol_canon":"{TEXT}","trade_id":"(\d{{1,19}})","side":"(buy|sell)"'
     rf',"price":"({DECIMAL})","qty_contracts":"({DECIMAL})"'
-    rf',"ctVal":"{TEXT}","ctMult":"{TEXT}","ctType":"{TEXT}"\}}\n'.encode(),
+    rf',"ctVal":"({DECIMAL})","ctMult":"({DECIMAL})","ctType":"([A-Za-z]+)"\}}\n'.encode(),
     re.ASCII,
 )  # what RecordFormat writes; groups: day, hh:mm, instId, symbol_canon, trade_id, side, price, qty, CONTRACT
 
@@ -528,8 +532,8 @@ class Repair:
     """Which pages of history-trades close a gap, and what their answers prove. `now` is any clock that only rises, s.
 
     A page is addressed by `after`: it holds the PAGE newest trades with lower ids. Ids not asked for yet are walked
-    from the lowest up; ids that an answer lacked are asked for again from their top, so that the answer shows an id
-    above them, which makes it a proof. But for that, a REST that lags looks like one where ids do not exist.
+    from the lowest up; ids that an answer lacked are asked for again together with ids above them: an answer that
+    shows those and not these proves something. But for that, a REST that lags looks like one where ids do not exist.
     """
 
     def __init__(self, sequence: Sequence, now: float) -> None:
@@ -555,19 +559,15 @@ class Repair:
             return [self._search_address()]
         again: list[int] = []
         walk: list[int] = []
-        base = 0
         ahead = sum(trade.repaired for trade in self.sequence.waiting)
         room = min(self._pages, (LOOKAHEAD_TRADES - ahead) // PAGE) if now >= self._walk_at else 0
         for low, high in self.sequence.missing():
             if low > self.settled:
                 break
             if low <= self._walked:
-                after = min(high, self._walked) + 2
-                if again and after - PAGE <= base:
-                    again[-1] = after  # one page shows both
-                else:
-                    again.append(after)
-                    base = low
+                asked = min(high, self._walked)
+                if not again or asked + 2 > again[-1]:  # or else the page of a lower one shows this one too
+                    again.append(max(low + PAGE, asked + 1 + PAGE // 2))
             while self._walked < high and len(walk) < room:
                 walk.append(max(low, self._walked + 1) + PAGE)
                 self._walked = walk[-1] - 1
@@ -578,8 +578,8 @@ class Repair:
         self._again_at = now + self._longer_pause()
         return again + walk
 
-    def learn(self, after: int, rows: list[Trade], complete: bool, now: float) -> list[Trade | Gap]:
-        """Take the answer to a page, by id; `complete`: nothing older exists. Return what is to be stored now."""
+    def learn(self, after: int, rows: list[Trade], now: float) -> list[Trade | Gap]:
+        """Take the answer to a page, by id, and return what is to be stored now."""
         sequence = self.sequence
         out: list[Trade | Gap] = []
         found = 0
@@ -591,11 +591,11 @@ class Repair:
             self.helped_at, self._pause = now, ASK_AGAIN_S[0]
             self._again_at = min(self._again_at, now + self._pause)
         self._pages = min(self._pages * 2, ROUND_PAGES) if found == PAGE else 1
-        top = rows[-1].last if rows else -1
-        bottom = -1 if complete or not rows else rows[0].last
+        ids = [row.last for row in rows] or [-1]
+        bottom, top = ids[0], ids[-1]
         if self._search:
             if after == self._search_address():
-                self._narrow(after, [row.last for row in rows], bottom, now)
+                self._narrow(after, ids, now)
         elif top < after - PAGE and sequence.lacks(after - PAGE) and sequence.lacks(after):
             high = next(high for _, high in sequence.missing() if high >= after)
             self._search, self._walked, self._pages = (after - PAGE, high + 1, PAGE), after - PAGE - 1, 1
@@ -626,9 +626,9 @@ class Repair:
     def _search_address(self) -> int:
         """Return where to look next for the lowest existing id from `low` on: near the known one, then halfway."""
         low, high, step = self._search or (0, 0, 0)
-        return high + 1 if step == PAGE else max(high - step, (low + high) // 2)
+        return high + 1 if step == PAGE else max(high - step, (low + high + 1) // 2)
 
-    def _narrow(self, after: int, ids: list[int], bottom: int, now: float) -> None:
+    def _narrow(self, after: int, ids: list[int], now: float) -> None:
         """Search, where a walked page was empty and more ids are missing behind it, for the end of the hole.
 
         The state is (low, high, step): REST shows nothing from `low` to where it was asked, `high` exists. Jumps of a
@@ -641,23 +641,31 @@ class Repair:
             return
         low, high = (low, above[0]) if above else (after, high)
         self._search = (low, high, step * 8)
-        if (above and bottom < low) or high <= low:
+        if (above and ids[0] < low) or high <= low:
             self._search, self._walked = None, high - 1
 
 
 # ------------------------------------------------------------------------------------------------------------- vault
 
 
-def whole_lines(block: bytes, is_whole: Callable[[bytes], object]) -> int:
+def is_json_object(line: bytes) -> bool:
+    """Tell whether a line is whole: what a crash leaves of one is no JSON."""
+    try:
+        return isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def whole_lines(block: bytes) -> int:
     """Return how many bytes of the end of a file are whole lines; zero bytes are what a power cut leaves."""
     end = block.find(b"\0")
     end = block.rfind(b"\n", 0, end if end >= 0 else len(block)) + 1
-    while end and not is_whole(block[block.rfind(b"\n", 0, end - 1) + 1 : end]):
+    while end and not is_json_object(block[block.rfind(b"\n", 0, end - 1) + 1 : end]):
         end = block.rfind(b"\n", 0, end - 1) + 1
     return end
 
 
-def cut_torn_end(path: Path, is_whole: Callable[[bytes], object]) -> bytes:
+def cut_torn_end(path: Path) -> bytes:
     """Cut off what a crash left of a line, and return the whole lines of the file's last few MB."""
     with path.open("r+b") as file:
         size = file.seek(0, io.SEEK_END)
@@ -665,11 +673,11 @@ def cut_torn_end(path: Path, is_whole: Callable[[bytes], object]) -> bytes:
         while True:
             file.seek(size - length)
             block = file.read(length)
-            end = whole_lines(block, is_whole)
+            end = whole_lines(block)
             if end or length == size:
                 break
             if length >= TORN_BYTES:
-                raise VaultError(f"{path} does not end like a file of trades; move it away and start again")
+                raise VaultError(f"{path} does not end in lines of JSON; move it away and start again")
             length = min(size, length * 2)
         if end < length:
             file.truncate(size - length + end)
@@ -758,6 +766,16 @@ class Vault:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def try_to_write(self) -> None:
+        """Raise OSError where there is no room yet."""
+        probe = self.folder_of(self.root / "exporter.probe")
+        try:
+            with probe.open("wb", buffering=0) as file:
+                file.write(bytes(PROBE_BYTES))
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
+
     def lock(self) -> None:
         """Hold the Vault until this process ends, however it ends; raise VaultError naming the one that holds it."""
         try:
@@ -793,7 +811,7 @@ class TradeFiles:
     """An instrument's day files and gaps file, open for append only. Every method may raise OSError; then recover."""
 
     def __init__(self, vault: Vault, inst_id: str) -> None:
-        self._vault = vault
+        self.vault = vault
         self._inst_id = inst_id
         self._file: io.FileIO | None = None
         self._day = ""
@@ -804,17 +822,24 @@ class TradeFiles:
         """Write whole lines to the file of their day. A day is on the disk before the next one's first byte."""
         if self._file is None or day != self._day:
             self.close()
-            path = self._vault.folder_of(self._vault.trades / self._inst_id / f"{day}.jsonl")
+            path = self.vault.folder_of(self.vault.trades / self._inst_id / f"{day}.jsonl")
             self._file, self._day = path.open("ab", buffering=0), day
         self._unsynced = True
-        while lines:
-            count = self._file.write(lines)
-            self.written += lines.count(b"\n", 0, count)
-            lines = lines[count:]
+        done = 0
+        try:
+            while done < len(lines):
+                done += self._file.write(lines[done:])
+        except OSError:
+            torn = done - (lines.rfind(b"\n", 0, done) + 1)
+            with contextlib.suppress(OSError):  # then recover does it
+                self._file.truncate(self._file.seek(0, io.SEEK_END) - torn)
+            raise
+        finally:
+            self.written += lines.count(b"\n", 0, done)
 
     def append_gap(self, gap: Gap) -> None:
         """Put a gap on record, on the disk when this returns."""
-        with self._vault.folder_of(self._vault.gaps_path(self._inst_id)).open("ab") as file:
+        with self.vault.folder_of(self.vault.gaps_path(self._inst_id)).open("ab") as file:
             file.write(gap.line(self._inst_id, utc(f"{time.time_ns() // 1_000_000:013}")))
             file.flush()
             os.fsync(file.fileno())
@@ -840,14 +865,14 @@ class TradeFiles:
         The two newest days count, since a time may fall while the id rises; the higher id is the last.
         """
         self.close(sync=False)
-        gaps = self._vault.gaps_path(self._inst_id)
-        if self._vault.folder_of(gaps).exists():
-            cut_torn_end(gaps, partial(Gap.entry, self._inst_id))
-        resets = self._vault.resets(self._inst_id)
+        gaps = self.vault.gaps_path(self._inst_id)
+        if self.vault.folder_of(gaps).exists():
+            cut_torn_end(gaps)
+        resets = self.vault.resets(self._inst_id)
         last, ts = None, ""
         keys: list[str] = []
         days = 0
-        for paths in reversed(self._vault.days(self._inst_id).values()):
+        for paths in reversed(self.vault.days(self._inst_id).values()):
             lines = b"".join(self._tail_of(path) for path in paths).splitlines(keepends=True)[-DEDUP_KEYS:]
             matches = [match for line in lines if (match := RECORD.fullmatch(line))]
             if not matches:
@@ -862,9 +887,12 @@ class TradeFiles:
         return last, ts, keys[-DEDUP_KEYS:]
 
     def _tail_of(self, path: Path) -> bytes:
-        if path.suffix != ".gz":
-            return cut_torn_end(path, RECORD.fullmatch)
-        return b"".join(collections.deque((line for _, _, line in numbered_lines([path])), DEDUP_KEYS))
+        if path.suffix == ".gz":
+            return b"".join(collections.deque((line for _, _, line in numbered_lines([path])), DEDUP_KEYS))
+        lines = cut_torn_end(path)
+        if lines and not RECORD.fullmatch(lines, lines.rfind(b"\n", 0, -1) + 1):
+            raise VaultError(f"{path} does not end in a record; mend it, or move it away, and start again")
+        return lines
 
 
 # -------------------------------------------------------------------------------------------------------------- REST
@@ -995,10 +1023,8 @@ class Seldom:
     def may_say(self, kind: str) -> bool:
         """Tell whether it is time to say it."""
         now = time.monotonic()
-        if now - self._said.get(kind, -SAY_AGAIN_S) < SAY_AGAIN_S:
-            return False
-        self._said[kind] = now
-        return True
+        self._said = {kind: said for kind, said in self._said.items() if now - said < SAY_AGAIN_S}
+        return self._said.setdefault(kind, now) == now
 
 
 class Link(websockets.ClientConnection):
@@ -1180,20 +1206,21 @@ class Desk:
     instruments: int
     backfill_ms: int  # how far back gaps are repaired
     day_finished: Callable[[str, str], None]  # takes instId and the finished day after the first line of the next
-    disk_trouble: Seldom = dataclasses.field(default_factory=Seldom)
+    seldom: Seldom = dataclasses.field(default_factory=Seldom)
 
 
 class Progress:
     """What the log says of a repair, from the first request on."""
 
-    def __init__(self, sequence: Sequence, inst_id: str, now: float) -> None:
+    def __init__(self, sequence: Sequence, inst_id: str, seldom: Seldom, now: float) -> None:
         self._sequence = sequence
         self._inst_id = inst_id
         self._started_at = self._said_at = now
         self.fetched = 0
         ranges = list(sequence.missing())
         self._ids = {"instId": inst_id, "after_id": ranges[0][0] - 1, "before_id": ranges[-1][1] + 1}
-        log.warning("Gap found", **self._ids, missing=sum(high - low + 1 for low, high in ranges))
+        if seldom.may_say(f"gap of {inst_id} after {ranges[0][0]}"):  # a full disk brings the same one again and again
+            log.warning("Gap found", **self._ids, missing=sum(high - low + 1 for low, high in ranges))
 
     def say(self, now: float) -> None:
         """Say how far it is, every PROGRESS_S, and that it is closed."""
@@ -1297,7 +1324,7 @@ class Recorder:
     def fail(self, exc: OSError) -> None:
         """Leave a file that can't be written, and recover it when there is room again."""
         self._lines.clear()
-        if self._desk.disk_trouble.may_say("disk"):
+        if self._desk.seldom.may_say("disk"):
             what = "Can't write to the Vault: trying every second; what is missed will be fetched"
             log.error(what, instId=self.inst_id, error=describe(exc))
         if not self.failed:
@@ -1314,6 +1341,7 @@ class Recorder:
         while self.failed:
             await asyncio.sleep(RETRY_WRITE_S)
             try:
+                self.files.vault.try_to_write()
                 self.recover()
             except OSError as exc:
                 self.fail(exc)
@@ -1376,7 +1404,7 @@ class Recorder:
             elif self._hopeless(repair):
                 self._give_up(repair)
             elif progress is None:
-                progress = Progress(self.sequence, self.inst_id, clock())
+                progress = Progress(self.sequence, self.inst_id, self._desk.seldom, clock())
                 await self._apply_horizon()
                 await self._ask(repair, pages, progress)
             else:
@@ -1387,12 +1415,11 @@ class Recorder:
         asked = [asyncio.ensure_future(self._rest.history(self.inst_id, 1, after)) for after in pages]
         try:
             for after, answer in zip(pages, asked, strict=True):
-                rows = await answer
-                trades = self._good_rows(rows)
+                trades = self._good_rows(await answer)
                 if self.failed or not self.sequence.open:
                     return
                 before, now = self.repaired, self._desk.loop.time()
-                self.store(repair.learn(after, trades, len(rows) < PAGE, now))
+                self.store(repair.learn(after, trades, now))
                 progress.fetched += self.repaired - before
                 progress.say(now)
         finally:
@@ -1500,7 +1527,7 @@ def record_defect(line: bytes) -> str:
         record = orjson.loads(line)
     except orjson.JSONDecodeError:
         return "a line that is not JSON"
-    if not isinstance(record, dict) or tuple(record) != KEYS:
+    if not isinstance(record, dict) or tuple(record) != RECORD_KEYS:
         return "a line without the twelve keys in order"
     if not all(isinstance(value, str) for value in record.values()):
         return "a value that is no string"
@@ -1525,6 +1552,11 @@ class DayCheck:
     contract: tuple[str, ...] = ()  # of the newest line
 
 
+def is_reset(before: int, after: int, resets: list[tuple[int, int]]) -> bool:
+    """Tell whether ids may fall like that, since an id_reset is on record."""
+    return before - after > RESET_IDS and any(low <= after and before <= high for low, high in resets)
+
+
 def check_day(inst_id: str, day: str, paths: list[Path], resets: list[tuple[int, int]]) -> DayCheck:
     """Hold each line of a day against the contract; `resets`: low and high id of each id_reset on record."""
     check = DayCheck(inst_id, day, paths)
@@ -1546,7 +1578,7 @@ def check_day(inst_id: str, day: str, paths: list[Path], resets: list[tuple[int,
                 kind = "a line of another day" if line_day != expected[0] else "a line of another instrument"
                 problem(kind, f"{path}:{number}", line)
             number_id = int(trade_id)
-            if number_id <= last_id and not any(low <= number_id and last_id <= high for low, high in resets):
+            if number_id <= last_id and not is_reset(last_id, number_id, resets):
                 kind = "a trade stored twice" if number_id == last_id else "ids that do not rise"
                 problem(kind, f"{path}:{number}", line)
             if contract != [*contracts[-1]]:
@@ -1584,12 +1616,12 @@ def check_days(jobs: list[tuple[str, str, list[Path], list[tuple[int, int]]]]) -
             yield check
 
 
-def check_between_days(checks: list[DayCheck], resets: list[tuple[int, int]]) -> None:
+def check_between_days(checks: list[DayCheck]) -> None:
     """Look for trades that two days of an instrument hold, where the ranges of their ids overlap."""
     for i, check in enumerate(checks):
         for other in checks[:i]:
             low, high = max(check.low_id, other.low_id), min(check.high_id, other.high_id)
-            if check.lines and other.lines and low <= high and not any(a <= low and high <= b for a, b in resets):
+            if check.lines and other.lines and low <= high:
                 both = ((numbered_lines(day.paths)) for day in (other, check))
                 matches = ([(place, RECORD.fullmatch(place[2])) for place in places] for places in both)
                 stored, again = (
@@ -1623,21 +1655,23 @@ TABLE = "{:<16} {:<10} {:>9}  {:<13} {:<13} {:>12} {:>12} {:>16} {:>16} {:>4} {:
 
 def verify(vault: Vault) -> int:
     """Hold every stored line against the contract, print a table and a verdict, and return the exit code."""
-    print(TABLE.format(*"instrument,day,lines,first,last,first id,last id,bought,sold,gaps,problems".split(",")))
+    ends = ("first", "last", "first id", "last id")
+    print(TABLE.format("instrument", "day", "lines", *ends, "bought", "sold", "gaps", "problems"))
     jobs = [(i, day, paths, vault.resets(i)) for i in vault.instruments() for day, paths in vault.days(i).items()]
     checks: dict[str, list[DayCheck]] = {inst_id: [] for inst_id in vault.instruments()}
     for check in check_days(jobs):
         checks[check.inst_id].append(check)
         if len(checks[check.inst_id]) == len(vault.days(check.inst_id)):
-            check_between_days(checks[check.inst_id], vault.resets(check.inst_id))
+            check_between_days(checks[check.inst_id])
     problems = Problems()
     lines = 0
     for inst_id, days in checks.items():
         gap_days = [(gap["before_utc"] or gap["after_utc"])[:10] for gap in vault.gaps(inst_id)]
         for day in days:
-            ends = day.first[0], day.last[0], day.first[1], day.last[1], f"{day.bought:f}", f"{day.sold:f}"
+            ends = (day.first[0], day.last[0], day.first[1], day.last[1])
             found = day.problems.counts.total()
-            print(TABLE.format(inst_id, day.day, day.lines, *ends, gap_days.count(day.day), found))
+            sums = f"{day.bought:f}", f"{day.sold:f}"
+            print(TABLE.format(inst_id, day.day, day.lines, *ends, *sums, gap_days.count(day.day), found))
             problems.merge(day.problems)
             lines += day.lines
         problems.merge(check_beside(vault, inst_id, next((day for day in reversed(days) if day.lines), None)))
@@ -1665,9 +1699,10 @@ class AuditResult(NamedTuple):
     agrees: bool
 
 
-def add_to_bars(bars: dict[bytes, Bar], lines: Iterable[bytes]) -> None:
-    """Add stored lines, in order, to the bars of their minutes (hh:mm)."""
-    for line in lines:
+def add_to_bars(bars: dict[bytes, Bar], lines: Iterable[bytes]) -> int:
+    """Add stored lines, in order, to the bars of their minutes (hh:mm); return how many lines there were."""
+    count = 0
+    for count, line in enumerate(lines, 1):  # noqa: B007 - returned
         if match := RECORD.fullmatch(line):
             _, minute, _, _, _, _, price, size, *_ = match.groups()
             px, sz = Decimal(price.decode()), Decimal(size.decode())
@@ -1675,6 +1710,7 @@ def add_to_bars(bars: dict[bytes, Bar], lines: Iterable[bytes]) -> None:
                 bars[minute] = bar[0], max(bar[1], px), min(bar[2], px), px, EXACT.add(bar[4], sz)
             else:
                 bars[minute] = px, px, px, px, sz
+    return count
 
 
 def stored_span(vault: Vault, inst_id: str) -> tuple[str, str]:
@@ -1717,8 +1753,7 @@ async def audit_day(vault: Vault, rest: Rest, inst_id: str, day: str, pause: flo
     """
     bars: dict[bytes, Bar] = {}
     lines = (line for _, _, line in numbered_lines(vault.days(inst_id).get(day, [])))
-    while block := list(itertools.islice(lines, 1000)):
-        add_to_bars(bars, block)
+    while await asyncio.to_thread(add_to_bars, bars, itertools.islice(lines, 1000)):
         await asyncio.sleep(pause)
     first, last = await asyncio.to_thread(stored_span, vault, inst_id)
     holes = [

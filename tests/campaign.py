@@ -443,16 +443,7 @@ def append(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-DAMAGES = (
-    a_torn_line,
-    a_torn_line,
-    lost_pages,
-    zero_bytes,
-    garbage,
-    a_torn_yesterday,
-    only_a_torn_line,
-    a_torn_gaps_file,
-)
+DAMAGES = (a_torn_line, lost_pages, zero_bytes, garbage, a_torn_yesterday, only_a_torn_line, a_torn_gaps_file)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -375,6 +375,10 @@ REST_FAILURES: dict[str, tuple[int, bytes]] = {  # HTTP status and body; "reset"
     "html": (200, b"<!DOCTYPE html><html><body>Checking your browser</body></html>"),
     "empty": (200, b""),
     "no rows": (200, b'{"code":"0","msg":"","data":[]}'),
+    "no data": (200, b'{"code":"0","msg":""}'),
+    "data that is no list": (200, b'{"code":"0","msg":"","data":{}}'),
+    "a list": (200, b"[]"),
+    "null": (200, b"null"),
 }
 
 

@@ -198,7 +198,7 @@ class Recording:
                     break
                 trades, bad = parse_rows(INST_ID, rows)
                 assert not bad
-                self.store(repair.learn(after, trades, len(rows) < PAGE, self.now))
+                self.store(repair.learn(after, trades, self.now))
 
 
 def check(tape: Tape, recording: Recording) -> None:
@@ -297,13 +297,13 @@ def test_a_long_tape_with_every_fault_is_stored_whole(seed: int) -> None:
 
     tape = Tape([FIRST, *(order() for _ in range(200)), Order((0,))])
     recording = Recording(Rest(tape, dice, lag=3.0, hidden=0.2, cut=0.3), dice.choice((5, 60, 1000)))
+    recording.take(tape.pushes[0].trade)
     for one in tape.pushes:
         down = 4 < one.at % 10 < 7 and one.holds[-1] != tape.ids[-1]
         for delay in () if down else dice.choice(((), (0.0,), (0.0,), (0.0, 0.0), (0.2,), (2.0, 9.0))):
             recording.at(one.at + delay, partial(recording.take, one.trade))
     for when in (5.0, 12.0, 12.5):
         recording.at(when, partial(recording.crash, dice.randrange(500), process=dice.random() < 0.5))
-    recording.at(tape.singles[0].at, partial(recording.take, tape.pushes[0].trade))
     recording.at(tape.singles[-1].at + 40, partial(recording.take, tape.pushes[-1].trade))
     recording.run()
     check(tape, recording)
@@ -375,11 +375,11 @@ def test_scattered_absent_ids_among_lost_trades_cost_15_s_in_all() -> None:
 @pytest.mark.parametrize("absent", [False, True])
 def test_a_repair_keeps_up_with_a_feed_that_loses_a_tenth_of_its_pushes(absent: bool) -> None:
     """Pages that find little are no sign of a hole in the ids: several are asked for at a time."""
-    orders = [Order((0,), pause=0.001, skipped=int(absent and i % 90 == 7)) for i in range(10_000)]
+    orders = [Order((0,), pause=0.0003, skipped=int(absent and i % 90 == 7)) for i in range(10_000)]
     tape, recording = repair_of(orders, range(5, 10_000, 10))
     late = recording.now - tape.singles[-1].at
     assert late < (1.5 * ABSENT_S if absent else 1.0)
-    assert recording.rest.requests < 400
+    assert absent or recording.rest.requests < 200
 
 
 # ------------------------------------------------------------------------------------------------ what proves an absence

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import os
 import re
-import resource
+import shutil
 import signal
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Self
 import pytest
 from fake_okx import BTC, ETH, JUNK_FRAMES, REST_FAILURES, FakeOKX
 from harness import Exporter, assert_vault_equals_ledger, day_files, last_stored_id, read_gaps, read_vault, wait_for
+
+if sys.platform != "win32":
+    import resource
 
 MakeOKX = Callable[..., FakeOKX]
 MakeExporter = Callable[..., Exporter]
@@ -52,14 +56,15 @@ def test_a_second_exporter_names_the_first_and_exits_4(okx: FakeOKX, exporter: M
     log = first.log
     second = exporter(okx, folder=first.folder).run()
     assert second.returncode == 4
-    assert f"process {first.pid}" in second.stderr
+    process = re.search(r"process=(\d+)", first.log)
+    assert process
+    assert f"process {process[1]}" in second.stderr
     assert str(first.vault) in second.stderr
     assert first.log == log, "the log belongs to the first"
     okx.trade()
     assert_all_stored(first)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill -9")
 def test_the_lock_is_gone_with_a_killed_process(okx: FakeOKX, exporter: MakeExporter) -> None:
     capture = exporter(okx)
     for _ in range(2):
@@ -76,6 +81,8 @@ def test_the_lock_is_gone_with_a_killed_process(okx: FakeOKX, exporter: MakeExpo
 @contextlib.contextmanager
 def tmpfs(folder: Path, options: str) -> Iterator[None]:
     """Mount a small file system of its own, where this machine allows it."""
+    if not shutil.which("mount"):
+        pytest.skip("this system mounts nothing")
     folder.mkdir(parents=True)
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
     if mount.returncode:
@@ -146,11 +153,12 @@ def write_errors(capture: Exporter) -> list[str]:
 def assert_full_disk_is_survived(capture: Exporter, make_room: Callable[[], object]) -> None:
     """With the disk full: one message, whole lines, and capture goes on by itself when there is room."""
     capture.wait_until(lambda: write_errors(capture), what="the disk full")
-    full_since = len(capture.okx.ledger[BTC])
-    capture.wait_until(lambda: len(capture.okx.ledger[BTC]) > full_since + 1500, what="some attempts to write")
+    verdict = capture.run("--verify")  # takes a while, in which writing is tried again and again
+    assert verdict.returncode == 0, verdict.stdout
+    asked = len(capture.okx.ledger[BTC])
+    capture.wait_until(lambda: len(capture.okx.ledger[BTC]) > asked + 2000, what="some more attempts to write")
     assert len(write_errors(capture)) == 1, "one message a minute"
-    assert len(capture.log_since_start.splitlines()) < 30, capture.log
-    assert read_vault(capture.vault), "whole lines"
+    assert len(capture.log.splitlines()) < 20, capture.log
     make_room()
     assert_all_stored(capture)
     assert len(write_errors(capture)) == 1
@@ -160,11 +168,11 @@ def test_a_full_disk_costs_nothing_once_there_is_room(make_okx: MakeOKX, exporte
     capture = exporter(make_okx(rate=400))
     with tmpfs(capture.vault, "size=200k"):
         capture.start_capture()
-        remount = ["mount", "-o", "remount,size=64m", capture.vault]
+        remount = ["mount", "-o", "remount,size=64m", str(capture.vault)]
         assert_full_disk_is_survived(capture, lambda: subprocess.run(remount, check=True))
 
 
-@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process can be set on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process can be set on Linux only")
 def test_a_limit_of_the_file_size_costs_nothing_once_it_is_lifted(make_okx: MakeOKX, exporter: MakeExporter) -> None:
     """The same as a full disk, where nothing may be mounted; lines are torn in the middle by it."""
     capture = exporter(make_okx(rate=400))
@@ -174,15 +182,17 @@ def test_a_limit_of_the_file_size_costs_nothing_once_it_is_lifted(make_okx: Make
     assert_full_disk_is_survived(capture, lambda: resource.prlimit(capture.pid, resource.RLIMIT_FSIZE, no_limit))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not let go of a folder with open files")
 def test_a_vanished_vault_is_not_made_anew_and_goes_on_when_it_is_back(
     make_okx: MakeOKX, exporter: MakeExporter
 ) -> None:
     """It is gone over midnight, when new files are due; the drive has to find its place free when it comes back."""
-    okx = make_okx(rate=100, start="2026-11-21T23:59:58Z")
+    okx = make_okx(rate=100)
     capture = exporter(okx)
     capture.start_capture()
     capture.wait_until(lambda: day_files(capture.vault, BTC) and day_files(capture.vault, ETH))
     elsewhere = capture.vault.rename(capture.folder / "unplugged")
+    okx.set_clock("2026-11-21T23:59:59.5Z")
     capture.wait_until(lambda: write_errors(capture), what="the Vault missed")
     capture.wait_until(lambda: len(okx.requests_to("public/instruments")) >= 4, what="metadata looked at again")
     fetched = len(okx.ledger[BTC])
@@ -219,16 +229,16 @@ def test_after_sleep_it_reconnects_and_fetches_what_it_missed(
     assert_all_stored(capture)
 
 
-@pytest.mark.parametrize(
-    ("start", "next_day"), [("2019-02-28T23:59:58Z", "2019-03-01"), ("2041-12-31T23:59:58Z", "2042-01-01")]
-)
+@pytest.mark.parametrize(("day", "next_day"), [("2019-02-28", "2019-03-01"), ("2041-12-31", "2042-01-01")])
 def test_a_clock_that_is_years_off_changes_nothing(
-    make_okx: MakeOKX, exporter: MakeExporter, start: str, next_day: str
+    make_okx: MakeOKX, exporter: MakeExporter, day: str, next_day: str
 ) -> None:
     """Midnight, a gap and a restart; the exchange lives in another decade than this machine."""
-    okx = make_okx(rate=100, start=start)
+    okx = make_okx(rate=100, start=f"{day}T12:00:00Z")
     capture = exporter(okx)
     capture.start_capture()
+    capture.wait_until(lambda: day_files(capture.vault, BTC) and day_files(capture.vault, ETH))
+    okx.set_clock(f"{day}T23:59:59.5Z")
     capture.wait_until(lambda: len(day_files(capture.vault, BTC)) == 2, what="a new day")
     capture.kill()
     missed = len(okx.ledger[BTC])
@@ -236,10 +246,7 @@ def test_a_clock_that_is_years_off_changes_nothing(
     capture.start_capture()
     capture.wait_for_log("Gap repaired", times=2)
     assert_all_stored(capture)
-    assert {path.name[:4] for path in day_files(capture.vault, BTC)} == {
-        start[:4],
-        str(int(start[:4]) + (start[5] == "1")),
-    }
+    assert {path.name.partition(".")[0] for path in day_files(capture.vault, BTC)} == {day, next_day}
 
 
 # The log
@@ -365,6 +372,18 @@ def test_odd_frames_cost_neither_the_connection_nor_a_trade_nor_the_log(okx: Fak
     assert not [line for line in capture.log.splitlines() if line.startswith("2026-11-21")]
 
 
+def test_a_senseless_error_instead_of_an_ack_is_a_reason_to_reconnect(okx: FakeOKX, exporter: MakeExporter) -> None:
+    okx.faults.no_ack = {BTC}
+    capture = exporter(okx)
+    capture.start()
+    capture.wait_for_log("Subscribed to trades")
+    okx.faults.no_ack = set()
+    okx.send_raw(ODD_FRAMES["error with a list"])
+    capture.wait_for_log("Subscribed to trades", times=3)
+    assert okx.connects == 2
+    assert_all_stored(capture)
+
+
 def test_a_message_beyond_all_bounds_costs_the_connection_and_no_trade(okx: FakeOKX, exporter: MakeExporter) -> None:
     capture = exporter(okx)
     capture.start_capture()
@@ -425,9 +444,7 @@ def test_a_time_far_off_is_a_day_like_any_other(btc: FakeOKX, exporter: MakeExpo
     btc.trade()
     capture.wait_until_stored()
     assert capture.stop() == 0
-    assert [path.name[:4] for path in day_files(capture.vault, BTC)] == sorted(
-        ["2026", "2286" if ts[0] == "9" else "1970"]
-    )
+    assert {path.name[:4] for path in day_files(capture.vault, BTC)} == {"2026", year}
     assert last_stored_id(capture.vault) == btc.ledger[BTC][-1].trade_id
 
 

@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from fake_okx import BTC, ETH, FakeOKX
+from fake_okx import BTC, ETH, FIRST_ID, FakeOKX
 from harness import GAP_KEYS, KEYS, Exporter, day_files, day_path, to_utc, wait_for, write_gap, write_vault
 
 import trades_exporter
@@ -219,7 +219,10 @@ def test_a_trade_in_two_days_is_named_with_file_and_line(vault: Path, capsys: Ca
     copy = line.replace(days[0].encode(), days[1].encode())
     later.write_bytes(copy + (later.read_bytes() if later.exists() else b""))
     assert verify(Vault(vault)) == 1
-    assert f"{later}:1: " in capsys.readouterr().out.partition("stored in two days")[2]
+    place = capsys.readouterr().out.partition("stored in two days")[2].splitlines()[1]
+    assert f"{later}:1 " in place
+    assert f"{day_path(vault, days[0])}:" in place
+    assert copy.decode().strip() in place
 
 
 def test_after_twenty_of_a_kind_there_is_a_count(vault: Path, capsys: Capture) -> None:
@@ -310,7 +313,7 @@ BAD_GAPS = {
     "another instrument": compact(GAP | {"instId": ETH}),
     "a number": compact(GAP | {"after_id": 10}),
     "an id that is none": compact(GAP | {"before_id": "x"}),
-    "an id of 20 digits": compact(GAP | {"before_id": "9" * 20}),
+    "an id of 21 digits": compact(GAP | {"before_id": "9" * 21}),
     "no end": compact(GAP | {"before_id": ""}),
     "nothing in it": compact(GAP | {"after_id": "20"}),
     "a time that is none": compact(GAP | {"after_utc": "yesterday"}),
@@ -345,18 +348,33 @@ def test_gaps_on_record_are_no_problem_and_are_counted_by_day(vault: Path, capsy
     assert [(row[1], row[-2]) for row in rows] == [(DAYS[0], "1"), (DAYS[1], "3")]
 
 
-@pytest.mark.parametrize("on_record", [True, False])
-def test_ids_may_fall_only_where_a_reset_is_on_record(tmp_path: Path, on_record: bool) -> None:
+@pytest.fixture
+def reset_vault(tmp_path: Path) -> Path:
+    """Return a Vault of a day within which OKX's ids began anew at 1000; the reset is not on record."""
     okx = FakeOKX(seed=6, instruments=[BTC])
     okx.prefill(BTC, 50, f"{DAYS[0]}T03:00:00Z", f"{DAYS[0]}T04:00:00Z")
-    before = okx.ledger[BTC][-1]
     okx.reset_ids(1000)
     okx.prefill(BTC, 50, f"{DAYS[0]}T05:00:00Z", f"{DAYS[0]}T06:00:00Z")
     write_vault(tmp_path, okx)
-    if on_record:
-        push = next(push for push in okx.pushes[BTC] if push.first_id == 1000)
-        write_gap(tmp_path, "id_reset", (before.trade_id, 1000), (to_utc(before.ts), to_utc(push.ts)))
-    assert verify(Vault(tmp_path)) == (0 if on_record else 1)
+    return tmp_path
+
+
+def record_reset(vault: Path) -> None:
+    """Put the reset on record."""
+    write_gap(vault, "id_reset", (FIRST_ID + 49, 1000), (f"{DAYS[0]}T04:00:00.000Z", f"{DAYS[0]}T05:00:00.000Z"))
+
+
+def test_ids_may_fall_only_where_a_reset_is_on_record(reset_vault: Path) -> None:
+    assert verify(Vault(reset_vault)) == 1
+    record_reset(reset_vault)
+    assert verify(Vault(reset_vault)) == 0
+
+
+@pytest.mark.parametrize("change", [swap, lambda lines: lines.append(lines[-1])], ids=["before it", "after it"])
+def test_a_reset_on_record_excuses_nothing_else(reset_vault: Path, change: Callable[[Lines], object]) -> None:
+    record_reset(reset_vault)
+    edit(day_path(reset_vault, DAYS[0]), change)
+    assert verify(Vault(reset_vault)) == 1
 
 
 # Files
@@ -390,6 +408,8 @@ def test_a_day_that_is_there_compressed_and_plain_is_a_problem(vault: Path) -> N
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no gzip at all"])
 def test_a_broken_compressed_file_is_named_and_the_rest_still_judged(vault: Path, capsys: Capture, damage: str) -> None:
+    first_line = day_path(vault, DAYS[0]).read_bytes().splitlines(keepends=True)[0]
+    edit(day_path(vault, DAYS[1]), lambda lines: lines.insert(3, first_line))
     packed = compress(day_path(vault, DAYS[0]))
     content = packed.read_bytes()
     half = len(content) // 2
@@ -461,9 +481,11 @@ def test_verify_passes_while_an_exporter_writes(
 def test_the_command_judges_a_captured_vault_and_touches_nothing(
     make_okx: Callable[..., FakeOKX], exporter: Callable[..., Exporter]
 ) -> None:
-    okx = make_okx(rate=100, start="2026-11-21T23:59:59Z")
+    okx = make_okx(rate=100)
     capture = exporter(okx)
     capture.start_capture()
+    capture.wait_until(lambda: day_files(capture.vault, BTC) and day_files(capture.vault, ETH))
+    okx.set_clock(f"{DAYS[1]}T23:59:59.5Z")
     capture.wait_until(lambda: len(day_files(capture.vault, BTC)) == len(day_files(capture.vault, ETH)) == 2)
     okx.settle()
     capture.wait_until_stored()
