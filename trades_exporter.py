@@ -582,17 +582,15 @@ class Repair:
         """Take the answer to a page, by id, and return what is to be stored now."""
         sequence = self.sequence
         out: list[Trade | Gap] = []
-        found = 0
         for row in rows:
             if sequence.lacks(row.last):
                 out += sequence.offer(row)
-                found += 1
-        if found:
-            self.helped_at, self._pause = now, ASK_AGAIN_S[0]
-            self._again_at = min(self._again_at, now + self._pause)
-        self._pages = min(self._pages * 2, ROUND_PAGES) if found == PAGE else 1
+                self.helped_at, self._pause = now, ASK_AGAIN_S[0]
+                self._again_at = min(self._again_at, now + self._pause)
         ids = [row.last for row in rows] or [-1]
         bottom, top = ids[0], ids[-1]
+        if top == after - 1:
+            self._pages = min(self._pages * 2, ROUND_PAGES)
         if self._search:
             if after == self._search_address():
                 self._narrow(after, ids, now)
@@ -702,7 +700,7 @@ def numbered_lines(paths: Iterable[Path]) -> Iterator[tuple[Path, int, bytes]]:
                         if not line.endswith(b"\n") and line != before:
                             continue  # gone, or still being written
                     yield path, number, line
-        except (EOFError, zlib.error) as exc:
+        except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
             raise OSError(f"{path} is damaged: {exc}") from exc
 
 
@@ -715,8 +713,9 @@ class Vault:
         self._lock: io.FileIO | None = None
 
     def instruments(self) -> list[str]:
-        """Return the instruments with trades in the Vault."""
-        return sorted(path.name for path in self.trades.glob("*") if path.is_dir())
+        """Return the instruments that the Vault knows."""
+        found = {path.name for path in self.trades.glob("*") if path.is_dir()}
+        return sorted(found | {path.stem for path in (self.root / "meta/okx").glob("*/*.json*")})
 
     def days(self, inst_id: str) -> dict[str, list[Path]]:
         """Return the files of each stored day, oldest day first; a compressed file comes before its continuation."""
@@ -1365,6 +1364,12 @@ class Recorder:
                 self._desk.day_finished(self.inst_id, self._newest_day)
             self._newest_day = day
 
+    def say_day_again(self) -> None:
+        """At a start just after midnight, have the finished day audited as the run before would have done."""
+        days = list(self.files.vault.days(self.inst_id))
+        if len(days) > 1 and int(self.sequence.ts or 0) % 86_400_000 < AUDIT_AFTER_S * 1000:
+            self._desk.day_finished(self.inst_id, days[-2])
+
     def _start_repair(self) -> None:
         if not self._repairing:
             self._repairing = True
@@ -1593,7 +1598,7 @@ def check_day(inst_id: str, day: str, paths: list[Path], resets: list[tuple[int,
                 check.low_id = number_id
             last = match
     except OSError as exc:
-        problem("a file that can't be read", f"{paths[0]}: {describe(exc)}")
+        problem("a file that can't be read", f"{inst_id} {day}: {describe(exc)}")
     if first:
         check.first, check.last = ((end[0][29:42].decode(), end[5].decode()) for end in (first, last))
         check.bought, check.sold = sums[b"buy"], sums[b"sell"]
@@ -1618,8 +1623,9 @@ def check_days(jobs: list[tuple[str, str, list[Path], list[tuple[int, int]]]]) -
 
 def check_between_days(checks: list[DayCheck]) -> None:
     """Look for trades that two days of an instrument hold, where the ranges of their ids overlap."""
-    for i, check in enumerate(checks):
-        for other in checks[:i]:
+    readable = [check for check in checks if "a file that can't be read" not in check.problems.counts]
+    for i, check in enumerate(readable):
+        for other in readable[:i]:
             low, high = max(check.low_id, other.low_id), min(check.high_id, other.high_id)
             if check.lines and other.lines and low <= high:
                 both = ((numbered_lines(day.paths)) for day in (other, check))
@@ -1856,6 +1862,7 @@ class Exporter:
             except OSError as exc:
                 raise unusable(self._vault.root, exc) from exc
             self._recorders[instrument.inst_id] = recorder
+            recorder.say_day_again()
             last = "nothing yet" if recorder.sequence.last is None else recorder.sequence.last
             log.info("Recording", instId=instrument.inst_id, stored_up_to=last, vault=str(self._vault.root))
 

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
 from fake_okx import FakeOKX
 from harness import Exporter
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import orjson
+
 from fake_okx import BTC, ETH, START, FakeOKX
 from harness import Exporter, assert_vault_equals_ledger, day_files
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import orjson
+
 from fake_okx import BTC, FakeOKX, Market, Push, Trade
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+
 from fake_okx import BTC, ETH, FakeOKX, utc_ms
 from harness import (
     Exporter,
@@ -22,7 +23,6 @@ from harness import (
     write_gap,
     write_vault,
 )
-
 from trades_exporter import Vault, audit
 
 FIRST, DAY, LAST = "2026-11-20", "2026-11-21", "2026-11-22"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+
 from fake_okx import ABSENT, BTC, ETH, JUNK_FRAMES, FakeOKX, Push, push_payload, push_row, utc_ms
 from harness import Exporter, assert_vault_equals_ledger, day_files, last_stored_id, read_gaps, read_vault
 

@@ -3,9 +3,10 @@
 import tracemalloc
 
 import pytest
-import trades_exporter
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import trades_exporter
 from trades_exporter import DEDUP_KEYS, DEDUP_SPARE, RecentKeys
 
 

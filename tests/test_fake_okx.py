@@ -14,10 +14,11 @@ from typing import Any
 
 import orjson
 import pytest
-from fake_okx import ABSENT, BTC, ETH, FIRST_ID, JUNK_FRAMES, FakeOKX, Push, utc_ms
-from harness import KEYS, assert_vault_equals_ledger, last_stored_id, read_vault, wait_for
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+
+from fake_okx import ABSENT, BTC, ETH, FIRST_ID, JUNK_FRAMES, FakeOKX, Push, utc_ms
+from harness import KEYS, assert_vault_equals_ledger, last_stored_id, read_vault, wait_for
 
 DAY = utc_ms("2026-11-21T00:00:00Z")
 SUBSCRIBE: dict[str, Any] = {"op": "subscribe", "args": [{"channel": "trades", "instId": BTC}]}

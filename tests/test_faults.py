@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from campaign import DAMAGES, append
+
 from fake_okx import BTC, ETH, REST_FAILURES, FakeOKX, Row, utc_ms
 from harness import Exporter, assert_vault_equals_ledger, day_files, last_stored_id, range_of_gap, read_gaps, read_vault
-
 from trades_exporter import TradeFiles, Vault
 
 MakeOKX = Callable[..., FakeOKX]

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from harness import KEYS, ROOT, SCRIPT
 
 import trades_exporter
+from harness import KEYS, ROOT, SCRIPT
 
 README = ROOT.joinpath("README.md").read_text("utf-8")
 WORKFLOW = ROOT.joinpath(".github/workflows/tests.yml").read_text("utf-8")

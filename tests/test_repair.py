@@ -8,7 +8,8 @@ import heapq
 import itertools
 import random
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence as Ordered
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Ordered
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from test_sequence import INST_ID, TS, offer_all, push, row
 from trades_exporter import (
     ABSENT_ANSWERS,
@@ -63,7 +65,7 @@ class Order(NamedTuple):
     pause: float = 0.1  # s since the one before it
     same_ms: bool = False  # as the one before it
     prices: bool = False  # each source has its own price
-    count: str = "true"  # what the pushes say; "true" is how many they hold
+    says: str = "true"  # the pushes' count; "true" is how many trades they hold
 
 
 class Tape:
@@ -87,7 +89,7 @@ class Tape:
             for singles in sorted(filled.values()):
                 last = singles[-1]
                 size = str(sum(Decimal(one.sz) for one in singles))
-                said = str(len(singles)) if order.count == "true" else order.count
+                said = str(len(singles)) if order.says == "true" else order.says
                 holds = tuple(one.trade_id for one in singles)
                 self.pushes.append(Push(push(last.trade_id, said, last.ts, last.px, size), holds, at))
         self.pushes.sort(key=lambda one: one.at)
@@ -241,7 +243,7 @@ ORDERS = st.builds(
     pause=st.sampled_from((0.0, 0.01, 0.1, 1.0, 6.0)),
     same_ms=st.booleans(),
     prices=st.booleans(),
-    count=st.sampled_from(("true",) * 6 + COUNTS),
+    says=st.sampled_from(("true",) * 6 + COUNTS),
 )
 DELAYS = st.sampled_from(((), (), (0.0,), (0.0,), (0.0,), (0.1,), (0.0, 0.0), (0.0, 0.2, 3.0), (3.0,), (0.2, 20.0)))
 NETWORKS = st.fixed_dictionaries(
@@ -307,6 +309,42 @@ def test_a_long_tape_with_every_fault_is_stored_whole(seed: int) -> None:
     recording.at(tape.singles[-1].at + 40, partial(recording.take, tape.pushes[-1].trade))
     recording.run()
     check(tape, recording)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    data=st.data(),
+    sizes=st.lists(st.tuples(st.sampled_from((1, 2, 5, 90)), st.sampled_from((0, 0, 0, 3, 10**9))), max_size=14),
+    given_up=st.lists(st.floats(0.1, 12), min_size=1, max_size=4),
+    crashes=CRASHES,
+)
+def test_what_is_given_up_is_on_record_and_all_else_stored(
+    data: st.DataObject, sizes: list[tuple[int, int]], given_up: list[float], crashes: list[tuple[float, int, bool]]
+) -> None:
+    """REST helps nobody for half an hour, now and then; what is fetched after all wins."""
+    tape = Tape([FIRST, *(Order((0,) * size, skipped, 1.0) for size, skipped in sizes), Order((0,), pause=7.0)])
+    recording = Recording(Rest(tape, lag=5.0, latency=2.0))
+
+    def give_up() -> None:
+        recording.store(recording.sequence.give_up(recording.sequence.seen, "unrepaired"))
+
+    for one in tape.pushes[1:-1]:
+        for delay in data.draw(DELAYS):
+            recording.at(one.at + delay, partial(recording.take, one.trade))
+    for when in given_up:
+        recording.at(when, give_up)
+    for when, lost, process in crashes:
+        recording.at(when, partial(recording.crash, lost, process=process))
+    recording.take(tape.pushes[0].trade)
+    recording.at(40.0, partial(recording.take, tape.pushes[-1].trade))
+    recording.run()
+    holds = {one.trade: one.holds for one in tape.pushes}
+    stored = [i for line in recording.lines for i in ((line.last,) if line.repaired else holds[line])]
+    assert stored == sorted(set(stored))
+    for trade_id in set(tape.ids) - set(stored):
+        assert any(
+            gap.reason == "unrepaired" and (gap.after_id or 0) < trade_id < gap.before_id for gap in recording.gaps
+        )
 
 
 # ------------------------------------------------------------------------------------------------ what a repair costs
@@ -382,7 +420,7 @@ def test_a_repair_keeps_up_with_a_feed_that_loses_a_tenth_of_its_pushes(absent: 
     assert absent or recording.rest.requests < 200
 
 
-# ------------------------------------------------------------------------------------------------ what proves an absence
+# ---------------------------------------------------------------------------------------------- what proves an absence
 
 
 def missing_11() -> tuple[Sequence, Repair]:
@@ -398,7 +436,7 @@ def missing_11() -> tuple[Sequence, Repair]:
 def proof(repair: Repair, now: float) -> list[Trade | Gap]:
     """Answer with 10 and 12 and without 11."""
     trades = parse_rows(INST_ID, [row(12, TS + 12, "1", "1", "buy"), row(10, TS, "1", "1", "buy")])[0]
-    return repair.learn(13, trades, False, now)
+    return repair.learn(13, trades, now)
 
 
 def test_five_answers_over_15_s_prove_an_absence() -> None:
@@ -425,7 +463,7 @@ def test_answers_that_show_nothing_above_prove_nothing(shows: list[int]) -> None
     sequence, repair = missing_11()
     trades = parse_rows(INST_ID, [row(i, TS, "1", "1", "buy") for i in shows])[0]
     for now in range(1, 100):
-        assert repair.learn(13, trades, True, float(now)) == []
+        assert repair.learn(13, trades, float(now)) == []
     assert sequence.open
     assert repair.helped_at == 0.0, "after half an hour of such answers the gap is put on record as unrepaired"
 
@@ -434,7 +472,7 @@ def test_a_found_trade_and_a_proof_both_help() -> None:
     sequence, repair = missing_11()
     proof(repair, 3.0)
     assert repair.helped_at == 3.0
-    repair.learn(13, parse_rows(INST_ID, [row(11, TS, "1", "1", "buy")])[0], True, 7.0)
+    repair.learn(13, parse_rows(INST_ID, [row(11, TS, "1", "1", "buy")])[0], 7.0)
     assert repair.helped_at == 7.0
     assert not sequence.open
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+
 from fake_okx import BTC, ETH, JUNK_FRAMES, REST_FAILURES, FakeOKX
 from harness import Exporter, assert_vault_equals_ledger, day_files, last_stored_id, read_gaps, read_vault, wait_for
 

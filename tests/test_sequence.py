@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import pytest
+
 from trades_exporter import RESET_IDS, Gap, Sequence, Trade, parse_trade
 
 INST_ID = "BTC-USDT-SWAP"
@@ -66,7 +67,7 @@ def test_a_push_that_continues_the_file_is_written_at_once() -> None:
     assert sequence.last == 15
 
 
-@pytest.mark.parametrize("count", ["", "0", "-1", "16", "1.5", "abc", "None", "9" * 400, "١"])
+@pytest.mark.parametrize("count", ["", "0", "-1", "16", "1.5", "abc", "None", "9" * 400, "\u0661"])
 def test_a_push_without_a_usable_count_continues_the_file_only_with_the_next_id(count: str) -> None:
     """Nothing is known of what else is in it."""
     sequence = stored_up_to(14)

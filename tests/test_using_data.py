@@ -14,6 +14,7 @@ from pathlib import Path
 import duckdb
 import orjson
 import pytest
+
 from fake_okx import BTC, ETH, FakeOKX, Push, Trade, utc_ms
 from harness import GAP_KEYS, KEYS, ROOT, Exporter, Record, read_gaps, read_vault
 

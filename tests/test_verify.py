@@ -10,10 +10,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from fake_okx import BTC, ETH, FIRST_ID, FakeOKX
-from harness import GAP_KEYS, KEYS, Exporter, day_files, day_path, to_utc, wait_for, write_gap, write_vault
 
 import trades_exporter
+from fake_okx import BTC, ETH, FIRST_ID, FakeOKX
+from harness import GAP_KEYS, KEYS, Exporter, day_files, day_path, to_utc, wait_for, write_gap, write_vault
 from trades_exporter import Vault, verify
 
 DAYS = ("2026-11-20", "2026-11-21")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pytest
+
 from fake_okx import ABSENT, BTC, ETH, FakeOKX
 from harness import ROOT, Exporter, assert_vault_equals_ledger, day_files, read_gaps, wait_for, wait_until_stored
 from wine import UnavailableError, Wine, windows_path
