@@ -155,7 +155,10 @@ def unusable(root: Path, exc: OSError) -> VaultError:
 
 def shown(value: object, limit: int = 300) -> str:
     """Return whatever came over the wire, short and on one line, for a message."""
-    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    try:
+        text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    except RecursionError:
+        text = "something nested too deeply to be shown"
     text = "".join(c if c.isprintable() else "?" for c in text[: limit + 1])
     return text if len(text) <= limit else text[:limit] + "..."
 
@@ -251,7 +254,7 @@ def trade_defect(row: object) -> str:
     if missing := [name for name in REQUIRED if name not in fields]:
         return f"Missing required trade fields: {', '.join(missing)} in {shown(row)}"
     invalid = [
-        f"{name}={shown(repr(fields[name]), 60)}"
+        f"{name}={shown(repr(value) if isinstance(value := fields[name], str) else value, 60)}"
         for name, pattern in zip(REQUIRED, FIELD_PATTERNS, strict=True)
         if not isinstance(fields[name], str) or not re.fullmatch(pattern, fields[name])
     ]
@@ -646,11 +649,11 @@ class Repair:
 # ------------------------------------------------------------------------------------------------------------- vault
 
 
-def is_json_object(line: bytes) -> bool:
-    """Tell whether a line is whole: what a crash leaves of one is no JSON."""
+def is_whole(line: bytes) -> bool:
+    """Tell whether a line was once written whole, whatever else is wrong with it; what a crash leaves is no JSON."""
     try:
-        return isinstance(orjson.loads(line), dict)
-    except orjson.JSONDecodeError:
+        return "instId" in orjson.loads(line)
+    except (orjson.JSONDecodeError, TypeError):
         return False
 
 
@@ -658,7 +661,7 @@ def whole_lines(block: bytes) -> int:
     """Return how many bytes of the end of a file are whole lines; zero bytes are what a power cut leaves."""
     end = block.find(b"\0")
     end = block.rfind(b"\n", 0, end if end >= 0 else len(block)) + 1
-    while end and not is_json_object(block[block.rfind(b"\n", 0, end - 1) + 1 : end]):
+    while end and not is_whole(block[block.rfind(b"\n", 0, end - 1) + 1 : end]):
         end = block.rfind(b"\n", 0, end - 1) + 1
     return end
 
