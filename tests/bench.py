@@ -1,8 +1,8 @@
 """Measure the exporter: `python tests/bench.py [NAME ...]` prints one table; each figure stands beside its goal.
 
 Figures are ratios to a floor that is measured in the same run, rounds interleaved, medians. The floor of capturing is
-a bare websockets client that does `recv(decode=False)` and `orjson.loads` and nothing else. The sender is a process of its
-own with prebuilt frames, so that it is not the limit.
+a bare websockets client that does `recv(decode=False)` and `orjson.loads` and nothing else. The sender is a process of
+its own with prebuilt frames, so that it is not the limit.
 """
 
 import argparse

@@ -153,6 +153,23 @@ def test_an_interleaved_aggregate_is_not_believed_behind_a_single_push_of_its_or
     assert missing(sequence) == [(13, 13)]
 
 
+def test_an_aggregate_is_not_believed_behind_a_single_push_that_follows_its_own_single_trade() -> None:
+    """11 and 14 of one source around 12 of the other, 13 never existed: 14 seems to cover 13 and 14, and holds 11."""
+    sequence = stored_up_to(10)
+    pushes = [push(12, ts=TS + 9), push(14, 2, ts=TS + 9)]
+    assert written(offer_all(sequence, [*pushes, single(11, ts=TS + 9)])) == [11, 12]
+    assert missing(sequence) == [(13, 14)]
+
+
+@pytest.mark.parametrize("pushes", [[(13, 2), (14, 2)], [(14, 2), (13, 2)], [(15, 4), (14, 1)], [(14, 1), (15, 4)]])
+def test_pushes_that_overlap_come_from_rest_however_they_do(pushes: list[tuple[int, int]]) -> None:
+    sequence = stored_up_to(10)
+    items = offer_all(sequence, [push(last, count) for last, count in pushes])
+    items += offer_all(sequence, [single(i) for i in range(11, 16)])
+    assert written(items) == [11, 12, 13, 14, 15]
+    assert all(item.repaired for item in items if isinstance(item, Trade))
+
+
 def test_an_interleaved_aggregate_is_not_believed_behind_another_price_of_its_order() -> None:
     """11 and 14 at one price, 12 and 13 (lost) at another: the push of 14 holds 11, not 13."""
     sequence = stored_up_to(10)
