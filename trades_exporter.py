@@ -38,7 +38,7 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -81,8 +81,8 @@ BAD_ROW_S = 15.0  # a bad row from REST is asked for again for so long before it
 RESET_IDS = 1_000_000  # a push so much lower, with a newer time, may be a reset of OKX's ids
 RESET_CHECK_S = 3.0  # REST is asked at most so often whether the ids were reset
 
-FLUSH_S = 0.04  # lines are gathered for so long before they go to the file: a tenth of a second is promised
-FLUSH_LINES = 512  # or until there are so many
+FLUSH_S = 0.06  # lines are gathered for so long before they go to the file: a tenth of a second is promised
+FLUSH_LINES = 256  # or until there are so many
 FSYNC_S = 1.0  # what a power cut can take
 PROBE_BYTES = 256 << 10  # that much room is enough to go on
 RETRY_WRITE_S = 1.0  # pause between attempts to write to a full or vanished disk
@@ -401,6 +401,7 @@ class Sequence:
         self.waiting: list[Trade] = []  # by id, without overlaps
         self.skipped = 0  # duplicates
         self.reset_hint: Trade | None = None  # a push that may come from a reset of OKX's ids
+        self._reset_ts = ""  # when OKX's ids were reset: what is older has ids of before
         self._limit = limit  # pushes that may wait
         self._patched = True  # the file's end may hold single trades out of an aggregate of the millisecond `ts`
 
@@ -430,6 +431,9 @@ class Sequence:
         if trade.last < self.next:
             if trade.last < self.next - RESET_IDS and trade.ts > self.ts and not self.reset_hint:
                 self.reset_hint = trade
+            self.skipped += 1
+            return ()
+        if trade.ts < self._reset_ts:
             self.skipped += 1
             return ()
         if self.seen < self.next:
@@ -479,7 +483,7 @@ class Sequence:
         out = self.give_up(self.seen, "id_reset")
         out.append(Gap("id_reset", self.last, hint.first, self.ts, hint.ts))
         self.restart(hint.first - 1, hint.ts)
-        self.seen, self.seen_ts, self.shown_ts = hint.last, hint.ts, hint.ts
+        self.seen, self.seen_ts, self.shown_ts, self._reset_ts = hint.last, hint.ts, hint.ts, hint.ts
         return out
 
     def _continues(self, trade: Trade) -> bool:
@@ -900,19 +904,10 @@ class TradeFiles:
 # -------------------------------------------------------------------------------------------------------------- REST
 
 
-class Backoff:
-    """Delays that grow, with jitter: the first within a second, none over 30 s."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin with the short ones again."""
-        self._delays: Generator[float] = backoff(initial_delay=1, min_delay=1, max_delay=30, factor=1.8)
-
-    def next(self) -> float:
-        """Return the next delay, s."""
-        return next(self._delays) * random.uniform(0.7, 1)  # noqa: S311 - no secret
+def delays() -> Iterator[float]:
+    """Yield delays, s, that grow, with jitter: the first within a second, none over 30 s."""
+    for delay in backoff(initial_delay=1, min_delay=1, max_delay=30, factor=1.8):
+        yield delay * random.uniform(0.7, 1)  # noqa: S311 - no secret
 
 
 class Lane:
@@ -921,7 +916,7 @@ class Lane:
     def __init__(self, limit: int) -> None:
         self._turns = collections.deque([-REST_WINDOW_S] * limit, limit)  # when, of the event loop's clock
         self._paused_until = 0.0
-        self._backoff = Backoff()
+        self._delays = delays()
 
     async def turn(self) -> float:
         """Wait for this request's turn and return the time."""
@@ -935,12 +930,12 @@ class Lane:
 
     def answered(self) -> None:
         """Forget past failures."""
-        self._backoff.reset()
+        self._delays = delays()
 
     def failed(self, sent_at: float, what: str) -> None:
         """Pause; requests that were on their way together count as one failure."""
         if sent_at >= self._paused_until:
-            delay = self._backoff.next()
+            delay = next(self._delays)
             self._paused_until = asyncio.get_running_loop().time() + delay
             log.warning("REST gave no answer of use", what=what, again_in=f"{delay:.1f}s")
 
@@ -1029,6 +1024,14 @@ class Seldom:
         return self._said.setdefault(kind, now) == now
 
 
+def spawn(tasks: asyncio.TaskGroup, job: Coroutine[Any, Any, None]) -> None:
+    """Run a job beside everything else, unless the exporter is about to end."""
+    try:
+        tasks.create_task(job)
+    except RuntimeError:  # the group is shutting down
+        job.close()
+
+
 class Link(websockets.ClientConnection):
     """A connection that hands over each frame as it comes from the socket: no queue between socket and file."""
 
@@ -1075,7 +1078,7 @@ class Feed:
 
     async def stay_connected(self, replaces: Link | None = None) -> None:
         """Serve one connection after the other; end when another takes over."""
-        delays = Backoff()
+        pauses = delays()
         clock = asyncio.get_running_loop().time
         options: dict[str, Any] = {"compression": None, "ping_interval": None, "create_connection": Link}
         options |= {"open_timeout": CONNECT_S, "close_timeout": 1, "max_size": FRAME_BYTES}
@@ -1092,8 +1095,8 @@ class Feed:
                     log.info("Connection replaced", reason=reason)
                     return
                 if clock() - opened_at >= STEADY_S and not link.unacked:
-                    delays.reset()
-            delay = delays.next()
+                    pauses = delays()
+            delay = next(pauses)
             log.warning("Not connected to OKX", url=self._url, reason=reason, again_in=f"{delay:.1f}s")
             await asyncio.sleep(delay)
 
@@ -1177,7 +1180,7 @@ class Feed:
             if not link.leaving:
                 log.info("OKX will close this connection for an upgrade: opening another beside it")
                 link.leaving = True
-                self._tasks.create_task(self.stay_connected(link))
+                spawn(self._tasks, self.stay_connected(link))
         else:
             self._odd("OKX reports an error" if event == "error" else "An event of no known meaning", frame)
 
@@ -1209,6 +1212,18 @@ class Desk:
     backfill_ms: int  # how far back gaps are repaired
     day_finished: Callable[[str, str], None]  # takes instId and the finished day after the first line of the next
     seldom: Seldom = dataclasses.field(default_factory=Seldom)
+    unflushed: list[Callable[[], None]] = dataclasses.field(default_factory=list)
+
+    def flush_soon(self, flush: Callable[[], None]) -> None:
+        """Have what was gathered written within FLUSH_S, with one timer for all instruments."""
+        if not self.unflushed:
+            self.loop.call_later(FLUSH_S, self._flush)
+        self.unflushed.append(flush)
+
+    def _flush(self) -> None:
+        flushes, self.unflushed = self.unflushed, []
+        for flush in flushes:
+            flush()
 
 
 class Progress:
@@ -1300,7 +1315,7 @@ class Recorder:
                     if self.failed:
                         return
             if not self._lines:
-                self._desk.loop.call_later(FLUSH_S, self.flush)
+                self._desk.flush_soon(self.flush)
             self._lines.append(self._format.line(item, second))
             self.recent.add(item.key)
             if item.repaired:
@@ -1854,10 +1869,12 @@ class Exporter:
         instruments = await self._instruments(rest, tasks)
 
         def day_finished(inst_id: str, day: str) -> None:
-            tasks.create_task(self._look_again(rest, inst_id))
-            tasks.create_task(self._audit_later(rest, inst_id, day))
+            spawn(tasks, self._look_again(rest, inst_id))
+            spawn(tasks, self._audit_later(rest, inst_id, day))
 
-        desk = Desk(asyncio.get_running_loop(), tasks.create_task, len(instruments), self._backfill_ms, day_finished)
+        desk = Desk(
+            asyncio.get_running_loop(), partial(spawn, tasks), len(instruments), self._backfill_ms, day_finished
+        )
         for instrument in instruments:
             recorder = Recorder(instrument, self._vault, rest, desk)
             try:
@@ -2011,7 +2028,7 @@ def raise_in(tasks: asyncio.TaskGroup, _: asyncio.AbstractEventLoop, context: di
     async def fail(error: BaseException) -> None:
         raise error
 
-    tasks.create_task(fail(exc))
+    spawn(tasks, fail(exc))
 
 
 async def capture(exporter: Exporter) -> None:
