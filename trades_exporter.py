@@ -93,6 +93,7 @@ TORN_BYTES = 64 << 20  # the longest torn end that is believed to be one
 REST_TIMEOUT_S = 10.0  # one request, from connecting to the last byte
 REST_BODY_BYTES = 16 << 20  # the longest answer that is read; real ones stay below 1 MB
 REST_WINDOW_S = 2.08  # OKX counts requests per 2 s; the rest is for the jitter of the network
+LATE_TURN_S = 0.05  # a request that is later than that gets a new turn
 REST_LIMITS = {  # requests in that time and per IP
     "/api/v5/public/instruments": 20,
     "/api/v5/market/trades": 100,
@@ -925,8 +926,9 @@ class Lane:
             turn_at = max(clock(), self._turns[0] + REST_WINDOW_S, self._paused_until)
             self._turns.append(turn_at)
             await asyncio.sleep(turn_at - clock())
-            if clock() >= self._paused_until:
-                return clock()
+            now = clock()
+            if now >= self._paused_until and now < turn_at + LATE_TURN_S:  # after a sleep of the PC all are late at once
+                return now
 
     def answered(self) -> None:
         """Forget past failures."""
@@ -1586,17 +1588,17 @@ def check_day(inst_id: str, day: str, paths: list[Path], resets: list[tuple[int,
     problem = check.problems.add
     expected = (day.encode(), inst_id.encode(), symbol_canon(inst_id).encode())
     sums = {b"buy": Decimal(0), b"sell": Decimal(0)}
-    contracts: list[tuple[bytes, ...]] = [()]
-    first = match = None
-    last_id = -1
+    first = last = None
+    contract: list[bytes] = []
+    contracts, last_id, low_id, high_id = 0, -1, 1 << 64, -1
     try:
         for path, number, line in numbered_lines(paths):
             match = RECORD.fullmatch(line)
             if match is None:
                 problem(record_defect(line), f"{path}:{number}", line)
                 continue
-            line_day, _, line_inst, symbol, trade_id, side, _, size, *contract = match.groups()
-            first = first or match
+            line_day, _, line_inst, symbol, trade_id, side, _, size, *values = match.groups()
+            first, last = first or match, match
             if (line_day, line_inst, symbol) != expected:
                 kind = "a line of another day" if line_day != expected[0] else "a line of another instrument"
                 problem(kind, f"{path}:{number}", line)
@@ -1604,23 +1606,19 @@ def check_day(inst_id: str, day: str, paths: list[Path], resets: list[tuple[int,
             if number_id <= last_id and not is_reset(last_id, number_id, resets):
                 kind = "a trade stored twice" if number_id == last_id else "ids that do not rise"
                 problem(kind, f"{path}:{number}", line)
-            if contract != [*contracts[-1]]:
-                contracts.append(tuple(contract))
-                if len(contracts) > 3:
+            if values != contract:
+                contract, contracts = values, contracts + 1
+                if contracts > 2:
                     problem("ctVal, ctMult or ctType change more than once a day", f"{path}:{number}", line)
             sums[side] = EXACT.add(sums[side], Decimal(size.decode()))
             check.lines += 1
-            last_id = number_id
-            check.high_id = max(check.high_id, number_id)
-            if not 0 <= check.low_id <= number_id:
-                check.low_id = number_id
-            last = match
+            last_id, low_id, high_id = number_id, min(low_id, number_id), max(high_id, number_id)
     except OSError as exc:
         problem("a file that can't be read", f"{inst_id} {day}: {describe(exc)}")
-    if first:
+    if first and last:
         check.first, check.last = ((end[0][29:42].decode(), end[5].decode()) for end in (first, last))
-        check.bought, check.sold = sums[b"buy"], sums[b"sell"]
-        check.contract = tuple(value.decode() for value in contracts[-1])
+        check.low_id, check.high_id, check.bought, check.sold = low_id, high_id, sums[b"buy"], sums[b"sell"]
+        check.contract = tuple(value.decode() for value in contract)
     return check
 
 

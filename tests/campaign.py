@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from fake_okx import ABSENT, JUNK_FRAMES, REST_FAILURES, START, FakeOKX, Faults, Push, Row
 from harness import Exporter, Verdict, assert_vault_equals_ledger, day_files, read_gaps
 
@@ -188,10 +190,8 @@ class Campaign:
         self._say(f"{time.monotonic() - self._started:7.1f} s  {text}")
 
     def _measure(self) -> None:
-        """Note the exporter's resident memory, where the system tells it."""
-        status = Path(f"/proc/{self.exporter.pid}/status")
-        resident = re.search(r"VmRSS:\s+(\d+) kB", status.read_text()) if status.exists() else None
-        self.memory.append(int(resident[1]) / 1024 if resident else float("nan"))
+        """Note the exporter's resident memory."""
+        self.memory.append(psutil.Process(self.exporter.pid).memory_info().rss / 1_000_000)
 
     def _any_instrument(self) -> str:
         return self._chance.choice(list(self.okx.markets))
