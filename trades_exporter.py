@@ -927,7 +927,7 @@ class Lane:
             self._turns.append(turn_at)
             await asyncio.sleep(turn_at - clock())
             now = clock()
-            if now >= self._paused_until and now < turn_at + LATE_TURN_S:  # after a sleep of the PC all are late at once
+            if now >= self._paused_until and now < turn_at + LATE_TURN_S:  # after a sleep of the PC all are late
                 return now
 
     def answered(self) -> None:
@@ -1088,7 +1088,7 @@ class Feed:
             opened_at = clock()
             try:
                 self._link = link = cast(Link, await websockets.connect(self._url, **options))
-            except (OSError, websockets.WebSocketException) as exc:
+            except (OSError, ImportError, websockets.WebSocketException) as exc:  # ImportError: a SOCKS proxy
                 reason = f"can't connect: {describe(exc)}"
             else:
                 reason = await self._serve(link, replaces)
