@@ -36,6 +36,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -114,6 +115,7 @@ REJECTED_S = 600.0  # a refused subscription after a reconnect is believed after
 FRAME_BYTES = 2 << 20  # the longest frame that is read; real ones stay below 100 KB
 REJECTIONS = {"60008", "60012", "60013", "60018", "60019", "64001", "64002"}  # of a subscription, for good
 
+LEAVE_S = 2.0  # for the interpreter to end, once all is done
 STATS_S = 60.0
 PROGRESS_S = 5.0  # a repair that takes longer says how far it is
 LOG_BYTES, LOG_FILES = 10_000_000, 5
@@ -437,16 +439,20 @@ class Sequence:
         if trade.ts < self._reset_ts:
             self.skipped += 1
             return ()
-        if self.seen < self.next:
-            self.shown_ts = trade.ts
-        if trade.last > self.seen:
-            self.seen, self.seen_ts = trade.last, trade.ts
+        self.note(trade)
         if trade.first == self.next and self._continues(trade) and self.waiting[0].first > trade.last:
             self._store(trade)
             return [trade, *self._waited()]
         if trade.first >= self.next:
             self._wait(trade)
         return self._waited()
+
+    def note(self, trade: Trade) -> None:
+        """Know that a trade exists, whatever becomes of it."""
+        if not self.open:
+            self.shown_ts = trade.ts
+        if trade.last > self.seen:
+            self.seen, self.seen_ts = trade.last, trade.ts
 
     def missing(self) -> Iterator[tuple[int, int]]:
         """Yield the ranges of ids that were passed over, or are known to exist, and are not here; lowest first."""
@@ -563,6 +569,8 @@ class Repair:
             self._seen.popleft()
         if self._seen[0][0] <= now - LATE_S:
             self.settled = self._seen[0][1]
+        if not self.sequence.open:
+            self._search = None
         if self._search:
             return [self._search_address()]
         again: list[int] = []
@@ -763,7 +771,10 @@ class Vault:
         """Replace the saved instrument, atomically."""
         path = self.folder_of(self.instrument_path(inst_id))
         new = path.with_suffix(".new")
-        new.write_bytes(orjson.dumps(row, option=orjson.OPT_INDENT_2) + b"\n")
+        with new.open("wb") as file:
+            file.write(orjson.dumps(row, option=orjson.OPT_INDENT_2) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
         new.replace(path)
 
     def folder_of(self, path: Path) -> Path:
@@ -855,6 +866,8 @@ class TradeFiles:
         """Return a descriptor of its own for an fsync in another thread, if there is something new."""
         if not self._unsynced or self._file is None:
             return None
+        if not os.fstat(self._file.fileno()).st_nlink:
+            raise FileNotFoundError(f"the file of {self._day} was removed")
         self._unsynced = False
         return os.dup(self._file.fileno())
 
@@ -949,7 +962,7 @@ class Rest:
         self._session = session
         self._url = url.rstrip("/")
         self._lanes = {path: Lane(limit) for path, limit in REST_LIMITS.items()}
-        self.answered_at = asyncio.get_running_loop().time()
+        self.answered_at = self.helped_at = asyncio.get_running_loop().time()  # helped: closed a gap, or proved one
         self.given_up = False  # it helped nobody for UNREPAIRED_S
 
     async def get(self, path: str, **query: str | int) -> list[Any]:
@@ -1023,7 +1036,10 @@ class Seldom:
         """Tell whether it is time to say it."""
         now = time.monotonic()
         self._said = {kind: said for kind, said in self._said.items() if now - said < SAY_AGAIN_S}
-        return self._said.setdefault(kind, now) == now
+        if kind in self._said:
+            return False
+        self._said[kind] = now
+        return True
 
 
 def spawn(tasks: asyncio.TaskGroup, job: Coroutine[Any, Any, None]) -> None:
@@ -1095,6 +1111,8 @@ class Feed:
                 replaces = link.replaces
                 if link.leaving:
                     log.info("Connection replaced", reason=reason)
+                    if replaces:  # two upgrades in a row
+                        await replaces.close()
                     return
                 if clock() - opened_at >= STEADY_S and not link.unacked:
                     pauses = delays()
@@ -1242,17 +1260,19 @@ class Progress:
             log.warning("Gap found", **self._ids, missing=sum(high - low + 1 for low, high in ranges))
 
     def say(self, now: float) -> None:
-        """Say how far it is, every PROGRESS_S, and that it is closed."""
-        took = now - self._started_at
-        if not self._sequence.open:
-            ids = self._ids | {"before_id": self._sequence.next}
-            log.info("Gap repaired", **ids, fetched=self.fetched, took=f"{took:.1f}s")
-        elif now - self._said_at >= PROGRESS_S:
+        """Say how far it is, every PROGRESS_S."""
+        if now - self._said_at >= PROGRESS_S and self._sequence.open:
             self._said_at = now
+            took = now - self._started_at
             missing = sum(high - low + 1 for low, high in self._sequence.missing())
             share = self.fetched / (self.fetched + missing)
             eta = timedelta(seconds=round(took / share - took)) if share > 0.0001 else "unknown"
             log.info(f"Backfill {self._inst_id} {share:.0%}", fetched=self.fetched, missing=missing, eta=str(eta))
+
+    def end(self, now: float) -> None:
+        """Say that it is closed."""
+        ids = self._ids | {"before_id": self._sequence.next}
+        log.info("Gap repaired", **ids, fetched=self.fetched, took=f"{now - self._started_at:.1f}s")
 
 
 class Recorder:
@@ -1295,7 +1315,7 @@ class Recorder:
             self.recent.touch(trade.key)
             sequence.skipped += 1
         elif self.failed:
-            sequence.seen = max(sequence.seen, trade.last)
+            sequence.note(trade)
         else:
             self.store(sequence.offer(trade))
             if not self._repairing and (sequence.open or sequence.reset_hint):
@@ -1397,16 +1417,17 @@ class Recorder:
 
     async def _repair(self) -> None:
         """Close whatever is missing, for whatever reason it is."""
-        repair = Repair(self.sequence, self._desk.loop.time())
         rounds: asyncio.Task[None] | None = None
         try:
             while (self.sequence.open or self.sequence.reset_hint) and not self.failed:
-                rounds = rounds or asyncio.ensure_future(self._ask_rounds(repair))
+                if rounds is None:
+                    repair = Repair(self.sequence, self._desk.loop.time())
+                    rounds = asyncio.ensure_future(self._ask_rounds(repair))
                 await asyncio.wait({rounds}, timeout=1)
                 if rounds.done():
                     rounds.result()
                     rounds = None
-                elif self._hopeless(repair):
+                elif self.sequence.open and self._hopeless(repair):
                     rounds.cancel()
                     rounds = None
                     self._give_up(repair)
@@ -1421,19 +1442,21 @@ class Recorder:
         clock = self._desk.loop.time
         progress: Progress | None = None
         while (self.sequence.open or self.sequence.reset_hint) and not self.failed:
-            if self.sequence.reset_hint:
-                await self._check_reset(self.sequence.reset_hint)
             pages = repair.plan(clock())
-            if not pages:
+            if self.sequence.reset_hint:
+                if await self._check_reset(self.sequence.reset_hint):
+                    return
+            elif not pages:
                 await asyncio.sleep(LATE_S / 5)
             elif self._hopeless(repair):
                 self._give_up(repair)
-            elif progress is None:
-                progress = Progress(self.sequence, self.inst_id, self._desk.seldom, clock())
-                await self._apply_horizon()
-                await self._ask(repair, pages, progress)
             else:
+                if progress is None:
+                    progress = Progress(self.sequence, self.inst_id, self._desk.seldom, clock())
+                    await self._apply_horizon()
                 await self._ask(repair, pages, progress)
+        if progress and not self.failed:
+            progress.end(clock())
 
     async def _ask(self, repair: Repair, pages: list[int], progress: Progress) -> None:
         """Ask for pages all at once, and learn from them in order."""
@@ -1445,6 +1468,7 @@ class Recorder:
                     return
                 before, now = self.repaired, self._desk.loop.time()
                 self.store(repair.learn(after, trades, now))
+                self._rest.helped_at = max(self._rest.helped_at, repair.helped_at)
                 progress.fetched += self.repaired - before
                 progress.say(now)
         finally:
@@ -1453,7 +1477,7 @@ class Recorder:
 
     def _hopeless(self, repair: Repair) -> bool:
         """Tell whether gaps are not to be repaired, or REST has helped nobody for too long."""
-        silent = self._desk.loop.time() >= repair.helped_at + UNREPAIRED_S
+        silent = self._desk.loop.time() >= max(repair.helped_at, self._rest.helped_at) + UNREPAIRED_S
         return not self._desk.backfill_ms or self._rest.given_up or silent
 
     def _give_up(self, repair: Repair) -> None:
@@ -1467,7 +1491,7 @@ class Recorder:
         """Keep asking REST until it shows a trade of this time or later; then gaps are repaired again."""
         while not any(trade.ts >= ts for trade in await self._rest.newest(self.inst_id, 1)):
             await asyncio.sleep(ASK_AGAIN_S[1])
-        self._rest.given_up = False
+        self._rest.given_up, self._rest.helped_at = False, self._desk.loop.time()
         log.info("REST helps again: from now on gaps are repaired")
 
     def _good_rows(self, rows: list[Any]) -> list[Trade]:
@@ -1494,23 +1518,27 @@ class Recorder:
             if rows and not self.failed:
                 self.store(sequence.give_up(rows[-1].last, "horizon", f"{horizon:013}"))
 
-    async def _check_reset(self, hint: Trade) -> None:
+    async def _check_reset(self, hint: Trade) -> bool:
         """Ask REST whether OKX's ids were really reset; a stray old push is no more than a duplicate."""
         clock = self._desk.loop.time
+        reset = False
         if clock() >= self._reset_check_at:
             rows = await self._rest.newest(self.inst_id, PAGE)
             self._reset_check_at = clock() + RESET_CHECK_S
-            newest = max(rows, key=attrgetter("ts"), default=None)  # by time: the page may still hold ids of before
-            lower = newest and newest.last < (self.sequence.next or 0) - RESET_IDS
-            if newest and lower and newest.ts > self.sequence.ts and not self.failed:
-                self.recent.clear()
-                self.store(self.sequence.reset(hint))
+            newest = max(rows, key=attrgetter("ts"), default=hint)  # by time: the page may still hold ids of before
+            lower = newest.last < (self.sequence.next or 0) - RESET_IDS
+            reset = bool(rows) and lower and newest.ts > self.sequence.ts and not self.failed
+        if reset:
+            self.recent.clear()
+            self.store(self.sequence.reset(hint))
         self.sequence.reset_hint = None
+        return reset
 
     async def missed_by_feed(self) -> bool:
         """Ask REST whether there are trades that the feed has not shown."""
-        known = max(self.sequence.seen, (self.sequence.next or 0) - 1)
-        return any(trade.last > known for trade in await self._rest.newest(self.inst_id, 1))
+        newest = await self._rest.newest(self.inst_id, 1)
+        known = max(self.sequence.seen, self.sequence.last or 0)
+        return any(trade.last > known for trade in newest)
 
 
 # ------------------------------------------------------------------------------------------------------------ verify
@@ -1894,7 +1922,8 @@ class Exporter:
             while pending := [inst_id for inst_id, task in asked.items() if not task.done()]:
                 if clock() - rest.answered_at >= METADATA_S and all(saved[inst_id] for inst_id in pending):
                     break
-                await asyncio.wait([asked[inst_id] for inst_id in pending], timeout=0.5)
+                for task in (await asyncio.wait([asked[inst_id] for inst_id in pending], timeout=0.5))[0]:
+                    task.result()
             for inst_id in pending:
                 log.warning("REST can't be reached: starting with saved metadata, and asking on", instId=inst_id)
                 tasks.create_task(self._look_again(rest, inst_id))
@@ -1919,7 +1948,7 @@ class Exporter:
             self._vault.save_instrument(inst_id, row)
             log.info("Metadata fetched and saved", instId=inst_id, **values)
         except OSError as exc:
-            if not recorder:
+            if not recorder and not self._vault.load_instrument(inst_id):
                 raise unusable(self._vault.root, exc) from exc
             log.warning("Metadata could not be saved", instId=inst_id, error=describe(exc))
         if instrument.state != "live":
@@ -1971,16 +2000,19 @@ class Exporter:
         """Reconnect where an instrument is silent while REST has newer trades: its subscription died."""
         clock = asyncio.get_running_loop().time
         checks: dict[str, asyncio.Task[bool]] = {}
+        quiet_since = dict.fromkeys(self._recorders, clock())  # since the last push, or the last check
         while True:
             await asyncio.sleep(1)
             for inst_id, recorder in self._recorders.items():
                 if recorder.received != recorder.received_before:
-                    recorder.received_before, recorder.heard_at = recorder.received, clock()
-                elif clock() - recorder.heard_at >= INSTRUMENT_SILENT_S and inst_id not in checks:
+                    recorder.received_before = recorder.received
+                    recorder.heard_at = quiet_since[inst_id] = clock()
+                elif clock() - quiet_since[inst_id] >= INSTRUMENT_SILENT_S and inst_id not in checks:
                     checks[inst_id] = asyncio.ensure_future(recorder.missed_by_feed())
             for inst_id in [inst_id for inst_id, check in checks.items() if check.done()]:
-                self._recorders[inst_id].heard_at = clock()
-                if checks.pop(inst_id).result():
+                silent = clock() - quiet_since[inst_id] >= INSTRUMENT_SILENT_S
+                quiet_since[inst_id] = clock()
+                if checks.pop(inst_id).result() and silent:
                     feed.reconnect(f"no trade of {inst_id} for {INSTRUMENT_SILENT_S:.0f}s, but REST has newer ones")
 
     async def _say_stats(self) -> None:
@@ -2029,8 +2061,25 @@ def raise_in(tasks: asyncio.TaskGroup, _: asyncio.AbstractEventLoop, context: di
     spawn(tasks, fail(exc))
 
 
-async def capture(exporter: Exporter) -> None:
-    """Run the exporter until it fails or a signal asks it to stop."""
+def promised_end(exc: BaseException) -> BuildFailError | VaultError | None:
+    """Return the foreseen reason to stop in what ended the exporter, if that is what it was."""
+    if isinstance(exc, BaseExceptionGroup):
+        ends = [promised_end(part) for part in exc.exceptions]
+        return next((end for end in ends if end), None) if all(ends) else None
+    return exc if isinstance(exc, BuildFailError | VaultError) else None
+
+
+def report(exc: Exception) -> int:
+    """Log what ended the exporter and return the exit code."""
+    if end := promised_end(exc):
+        log.critical(str(end))
+        return end.exit_code
+    log.critical("Unexpected error: please report it with what stands above", exc_info=exc)
+    return 1
+
+
+async def capture(exporter: Exporter) -> int:
+    """Run the exporter until it fails or a signal asks it to stop; return the exit code."""
     loop = asyncio.get_running_loop()
     running = asyncio.ensure_future(exporter.run())
     asked: list[int] = []
@@ -2044,12 +2093,18 @@ async def capture(exporter: Exporter) -> None:
         signum = getattr(signal, name, None)
         if signum and not (name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN):  # nohup
             signal.signal(signum, stop)
+    exit_code = 0
     try:
         await running
     except asyncio.CancelledError:
-        if not asked:
-            raise
         log.info("Stopped", signal=signal.Signals(asked[0]).name)
+    except Exception as exc:  # noqa: BLE001 - the outermost edge
+        exit_code = report(exc)
+    # all is on the disk; a thread that hangs in the system's DNS or in a dead disk is not waited for
+    leave = threading.Timer(LEAVE_S, os._exit, (exit_code,))
+    leave.daemon = True
+    leave.start()
+    return exit_code
 
 
 # ------------------------------------------------------------------------------------------------------ command line
@@ -2149,19 +2204,9 @@ def run_capture(args: argparse.Namespace) -> int:
     except OSError as exc:
         log.error(f"The log file {args.log_file} can't be written: {exc}")
         return 2
-    handler.rotator = handler.rotate
     add_log_handler(handler, colors=False)
     log.info(f"trades_exporter {VERSION} started", process=os.getpid(), ws_url=args.ws_url, rest_url=args.rest_url)
-    asyncio.run(capture(Exporter(vault, args.ws_url, args.rest_url, float(args.backfill_hours))))
-    return 0
-
-
-def promised_end(exc: BaseException) -> BuildFailError | VaultError | None:
-    """Return the foreseen reason to stop in what ended the exporter, if that is what it was."""
-    if isinstance(exc, BaseExceptionGroup):
-        ends = [promised_end(part) for part in exc.exceptions]
-        return next((end for end in ends if end), None) if all(ends) else None
-    return exc if isinstance(exc, BuildFailError | VaultError) else None
+    return asyncio.run(capture(Exporter(vault, args.ws_url, args.rest_url, float(args.backfill_hours))))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -2181,12 +2226,8 @@ def main(argv: list[str] | None = None) -> int:
         return asyncio.run(audit(Vault(args.vault), args.rest_url, args.audit.isoformat()))
     except KeyboardInterrupt:
         return 1
-    except Exception as exc:  # the outermost edge
-        if end := promised_end(exc):
-            log.critical(str(end))
-            return end.exit_code
-        log.critical("Unexpected error: please report it with what stands above", exc_info=exc)
-        return 1
+    except Exception as exc:  # noqa: BLE001 - the outermost edge
+        return report(exc)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+
 import trades_exporter
 from trades_exporter import Lane
 
