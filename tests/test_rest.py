@@ -1,12 +1,25 @@
-"""OKX's rate limits are kept whatever happens to the process."""
+"""What the network does to REST: OKX's limits are kept, and a name that can't be resolved holds nothing up."""
 
 import asyncio
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 import trades_exporter
+from harness import ROOT, STOP_S, wait_for
 from trades_exporter import Lane
+
+HANGING_DNS = f"""
+import socket, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+socket.getaddrinfo = lambda *_, **__: time.sleep(60)
+import trades_exporter
+sys.exit(trades_exporter.main(sys.argv[1:]))
+"""
 
 
 def test_a_sleep_of_the_pc_does_not_bunch_requests_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,3 +36,16 @@ def test_a_sleep_of_the_pc_does_not_bunch_requests_up(monkeypatch: pytest.Monkey
 
     taken = asyncio.run(ask())
     assert all(later - earlier > 0.29 for earlier, later in zip(taken, taken[limit:], strict=False))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM kills at once there")
+def test_it_stops_while_dns_hangs(tmp_path: Path) -> None:
+    """A thread in the system's resolver can't be cancelled, and is not waited for."""
+    log_file = tmp_path / "x.log"
+    options = ["--vault", str(tmp_path / "Vault"), "--log-file", str(log_file)]
+    command = [sys.executable, "-c", HANGING_DNS, *options, "--rest-url", "http://okx.invalid"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: log_file.exists() and "started" in log_file.read_text(), what="the start")
+        time.sleep(0.5)  # the first request is with the resolver by then; if not, the test is only easier to pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_S) == 0
