@@ -997,6 +997,8 @@ class Rest:
             return []
         if response.status != 200 or code != "0" or not isinstance(data, list):
             raise RestError(f"HTTP {response.status}, code {shown(code, 20)}: {shown(message, 100)}")
+        if not data and "instType" in query:
+            raise RestError("an instrument without a row")  # one that does not exist has code 51001
         return data
 
     async def instrument(self, inst_id: str) -> object:
