@@ -107,6 +107,7 @@ CONNECT_S = 10.0  # for the TCP, TLS and WebSocket handshakes together
 SUBSCRIBE_S = 10.0  # for the acks of all instruments
 SUBSCRIBE_ARGS = 500  # instruments in one request, which may hold 64 KB
 PING_AFTER_S = 20.0  # of silence; OKX cuts a silent connection after 30 s
+WATCH_S = 0.25  # between looks at what has been heard
 PONG_S = 10.0  # for anything at all to arrive after that ping
 INSTRUMENT_SILENT_S = 60.0  # then REST is asked whether there were trades
 REPLACE_S = 10.0  # both connections stay open at most so long after notice 64008
@@ -1145,7 +1146,7 @@ class Feed:
         opened_at = heard_at = clock()
         pinged = False
         while not link.reason:
-            await asyncio.sleep(1)
+            await asyncio.sleep(WATCH_S)
             now = clock()
             if link.heard:
                 link.heard, pinged, heard_at = False, False, now
@@ -2004,7 +2005,7 @@ class Exporter:
         checks: dict[str, asyncio.Task[bool]] = {}
         quiet_since = dict.fromkeys(self._recorders, clock())  # since the last push, or the last check
         while True:
-            await asyncio.sleep(1)
+            await asyncio.sleep(WATCH_S)
             for inst_id, recorder in self._recorders.items():
                 if recorder.received != recorder.received_before:
                     recorder.received_before = recorder.received
