@@ -82,8 +82,9 @@ BAD_ROW_S = 15.0  # a bad row from REST is asked for again for so long before it
 RESET_IDS = 1_000_000  # a push so much lower, with a newer time, may be a reset of OKX's ids
 RESET_CHECK_S = 3.0  # REST is asked at most so often whether the ids were reset
 
-FLUSH_S = 0.06  # lines are gathered for so long before they go to the file: a tenth of a second is promised
-FLUSH_LINES = 256  # or until there are so many
+GATHER_S = 0.04  # pushes are gathered for so long before they are taken: a tenth of a second is promised
+BURST_BYTES = 32 << 10  # that many at once are a burst, which is taken as it comes
+FLUSH_LINES = 256  # lines go to the file when all that came is taken, or when there are so many
 FSYNC_S = 1.0  # what a power cut can take
 PROBE_BYTES = 256 << 10  # that much room is enough to go on
 RETRY_WRITE_S = 1.0  # pause between attempts to write to a full or vanished disk
@@ -1064,6 +1065,13 @@ class Link(websockets.ClientConnection):
     reason = ""  # why we ended it
     take_frame: Callable[[bytes], None] | None = None  # its errors reach the event loop's exception handler
 
+    def data_received(self, data: bytes) -> None:
+        """Take a burst as fast as it comes, and single pushes a few at a time: waking up costs more than a trade."""
+        super().data_received(data)
+        if self.take_frame is not None and len(data) < BURST_BYTES:
+            self.transport.pause_reading()
+            self.loop.call_later(GATHER_S, self.transport.resume_reading)
+
     def process_event(self, event: Event) -> None:
         """Take a whole message at once; fragments, pings and closing are the library's."""
         if self.take_frame is not None and type(event) is Frame and event.fin and event.opcode in WHOLE_MESSAGES:
@@ -1238,9 +1246,9 @@ class Desk:
     unflushed: list[Callable[[], None]] = dataclasses.field(default_factory=list)
 
     def flush_soon(self, flush: Callable[[], None]) -> None:
-        """Have what was gathered written within FLUSH_S, with one timer for all instruments."""
+        """Have the lines written when all that came together is taken."""
         if not self.unflushed:
-            self.loop.call_later(FLUSH_S, self._flush)
+            self.loop.call_soon(self._flush)
         self.unflushed.append(flush)
 
     def _flush(self) -> None:
