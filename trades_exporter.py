@@ -2108,6 +2108,8 @@ async def capture(exporter: Exporter) -> int:
     try:
         await running
     except asyncio.CancelledError:
+        if not asked:
+            raise
         log.info("Stopped", signal=signal.Signals(asked[0]).name)
     except Exception as exc:  # noqa: BLE001 - the outermost edge
         exit_code = report(exc)

@@ -265,10 +265,15 @@ def test_a_crashed_capture_is_restarted_for_ever_after_pauses_that_grow_to_a_min
     launcher.codes(*["1", ENDLESS] * 4, "0")
     code, output = launcher.run("--vault", "my --verify")
     assert code == 0
-    assert launcher.pauses[:8] == [2, 4, 8, 16, 32, 60, 60, 60]
-    assert set(launcher.pauses[8:]) <= {60}  # on a busy machine wine itself crashes now and then
-    assert launcher.starts[:9] == ["['--vault', 'my --verify']"] * 9
-    assert f"crashed (exit code {ENDLESS}). Starting it again in 4 seconds" in output
+    announced = [int(seconds) for seconds in re.findall(r"Starting it again in (\d+) seconds", output)]
+    # on a busy machine wine itself crashes now and then: then there is a start more, or a pause that was not noted
+    assert announced[:8] == [2, 4, 8, 16, 32, 60, 60, 60]
+    assert set(announced[8:]) <= {60}
+    assert len(launcher.pauses) >= 7
+    assert set(launcher.pauses) <= set(announced)
+    assert set(launcher.starts) == {"['--vault', 'my --verify']"}
+    assert len(launcher.starts) >= 8
+    assert f"crashed (exit code {ENDLESS}). Starting it again in" in output
 
 
 @pytest.mark.parametrize("code", ["2", "3", "4"])
