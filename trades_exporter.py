@@ -69,7 +69,7 @@ REST_URL = "https://openapi.okx.com"
 HERE = Path(__file__).resolve().parent
 
 DEDUP_KEYS = 10_000  # newest keys per instrument that are known to be stored
-DEDUP_SPARE = 500  # keys by which it may be more, since they leave that many at a time
+DEDUP_SPARE = 100  # keys by which it may be more, since they leave that many at a time
 LATE_S = 0.25  # a late or shuffled push may arrive within this, before REST is asked
 WAITING_TRADES = 200_000  # pushes that may wait in memory behind repairs, all instruments together
 LOOKAHEAD_TRADES = 20_000  # trades fetched ahead of ids that OKX does not show: 15 s of REST at its full rate
@@ -83,8 +83,9 @@ RESET_IDS = 1_000_000  # a push so much lower, with a newer time, may be a reset
 RESET_CHECK_S = 3.0  # REST is asked at most so often whether the ids were reset
 
 GATHER_S = 0.04  # pushes are gathered for so long before they are taken: a tenth of a second is promised
-BURST_BYTES = 32 << 10  # that many at once are a burst, which is taken as it comes
-FLUSH_LINES = 256  # lines go to the file when all that came is taken, or when there are so many
+READ_BYTES = 32 << 10  # read from the socket at a time
+BURST_BYTES = 16 << 10  # that many at once are a burst, which is taken as it comes
+FLUSH_LINES = 128  # lines go to the file when all that came is taken, or when there are so many
 FSYNC_S = 1.0  # what a power cut can take
 PROBE_BYTES = 256 << 10  # that much room is enough to go on
 RETRY_WRITE_S = 1.0  # pause between attempts to write to a full or vanished disk
@@ -1135,6 +1136,7 @@ class Feed:
         """Subscribe and take frames until the connection ends; return why it ended."""
         link.unacked, link.unheard, link.replaces = set(self._takes), set(self._takes), replaces
         link.take_frame = partial(self._on_frame, link)
+        link.transport.max_size = READ_BYTES  # type: ignore[attr-defined] # asyncio's own is 256 KB, and stays in memory
         watch = self._tasks.create_task(self._watch(link))
         args = [{"channel": "trades", "instId": inst_id} for inst_id in self._takes]
         try:
