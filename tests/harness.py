@@ -46,6 +46,8 @@ if sys.platform == "win32":  # Ctrl+Break is what one process can send another t
     STOP_SIGNAL, OWN_GROUP = signal.CTRL_BREAK_EVENT, subprocess.CREATE_NEW_PROCESS_GROUP
 else:
     STOP_SIGNAL, OWN_GROUP = signal.SIGTERM, 0
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # tests run under nohup; what they start shall not
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 Record = dict[str, str]
 

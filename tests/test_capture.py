@@ -1,21 +1,27 @@
 """The exporter, end to end: what it stores, what it says, and when and how it stops."""
 
+import asyncio
 import json
+import os
 import re
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from fake_okx import ABSENT, BTC, ETH, JUNK_FRAMES, FakeOKX, Push, push_payload, push_row, utc_ms
 from harness import Exporter, assert_vault_equals_ledger, day_files, last_stored_id, read_gaps, read_vault
+from trades_exporter import Desk, Instrument, Recorder, Rest, Vault, parse_trade, rest_session
 
 MakeOKX = Callable[..., FakeOKX]
 MakeExporter = Callable[..., Exporter]
 NOBODY = ["--ws-url", "ws://127.0.0.1:1/ws/v5/public", "--rest-url", "http://127.0.0.1:1"]
 TRADE_FIELDS = ("ts", "instId", "tradeId", "px", "sz", "side")
-SIGNALS = [signal.SIGTERM] if sys.platform == "win32" else [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+SIGNALS = [signal.SIGTERM]
+if sys.platform != "win32":
+    SIGNALS += [signal.SIGINT, signal.SIGHUP]
 
 
 def stored_ids(exporter: Exporter, inst_id: str = BTC) -> list[int]:
@@ -327,6 +333,38 @@ def test_a_signal_ends_it_cleanly_with_everything_accepted_on_disk(
     assert one.stop(sig) == 0
     assert one.log.rstrip().splitlines()[-2:][0].count("Stats: 20 written")
     assert assert_vault_equals_ledger(one.vault, okx).missing == 0
+
+
+def test_closing_writes_what_was_still_gathered(tmp_path: Path) -> None:
+    """Whatever ends the exporter, and however soon after a push."""
+    vault = Vault(tmp_path)
+    vault.lock()
+
+    async def take_and_close() -> None:
+        async with rest_session() as session, asyncio.TaskGroup() as tasks:
+            desk = Desk(tasks.create_task, 1, 0, lambda *_: None)
+            recorder = Recorder(Instrument(BTC, ("0.01", "1", "linear"), "live"), vault, Rest(session, NOBODY[3]), desk)
+            for trade_id in range(1, 11):
+                push = Push(trade_id, trade_id, "1", "1", "buy", 1767225600000, "0", 0)
+                recorder.take(parse_trade(push_row(BTC, push)))
+            recorder.close()
+            assert len(day_files(tmp_path, BTC)[0].read_bytes().splitlines()) == 10
+
+    asyncio.run(take_and_close())
+
+
+def test_under_nohup_it_outlives_its_terminal(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """Whoever starts it so wants exactly that."""
+    if sys.platform == "win32":
+        pytest.skip("there is no nohup")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        one = exporter(okx).start_capture()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    os.kill(one.pid, signal.SIGHUP)
+    assert one.stop(signal.SIGTERM) == 0
+    assert "signal=SIGTERM" in one.log
 
 
 def test_it_says_what_it_cannot_reach_and_keeps_trying(okx: FakeOKX, exporter: MakeExporter) -> None:
