@@ -45,6 +45,7 @@ from decimal import Decimal
 from functools import lru_cache, partial
 from operator import attrgetter, itemgetter
 from pathlib import Path
+from time import monotonic
 from typing import Any, BinaryIO, NamedTuple, Self, cast
 
 import aiohttp
@@ -230,6 +231,19 @@ required_fields = itemgetter(*REQUIRED)
 match_fields = re.compile("\n".join(FIELD_PATTERNS)).fullmatch  # none of them can hold a line feed
 
 
+def trade_defect(row: object) -> str:
+    """Say what is wrong with a row that parse_trade does not take."""
+    fields = row if isinstance(row, dict) else {}
+    if missing := [name for name in REQUIRED if name not in fields]:
+        return f"Missing required trade fields: {', '.join(missing)} in {shown(row)}"
+    invalid = [
+        f"{name}={shown(repr(value) if isinstance(value := fields[name], str) else value, 60)}"
+        for name, pattern in zip(REQUIRED, FIELD_PATTERNS, strict=True)
+        if not isinstance(fields[name], str) or not re.fullmatch(pattern, fields[name])
+    ]
+    return f"Invalid trade field: {', '.join(invalid)} in {shown(row)}"
+
+
 def parse_trade(row: Any, *, repaired: bool = False) -> Trade:  # noqa: ANN401 - whatever JSON holds
     """Check a row of the trades channel or of REST; raise BuildFailError naming what is wrong and showing the row.
 
@@ -252,19 +266,6 @@ def parse_trade(row: Any, *, repaired: bool = False) -> Trade:  # noqa: ANN401 -
     key = f"okx:{inst_id}:{trade_id}"
     # as Trade(...) does, in a third of the time
     return tuple.__new__(Trade, (first, last, counted, repaired, inst_id, trade_id, ts, px, sz, side, key))
-
-
-def trade_defect(row: object) -> str:
-    """Say what is wrong with a row that parse_trade does not take."""
-    fields = row if isinstance(row, dict) else {}
-    if missing := [name for name in REQUIRED if name not in fields]:
-        return f"Missing required trade fields: {', '.join(missing)} in {shown(row)}"
-    invalid = [
-        f"{name}={shown(repr(value) if isinstance(value := fields[name], str) else value, 60)}"
-        for name, pattern in zip(REQUIRED, FIELD_PATTERNS, strict=True)
-        if not isinstance(fields[name], str) or not re.fullmatch(pattern, fields[name])
-    ]
-    return f"Invalid trade field: {', '.join(invalid)} in {shown(row)}"
 
 
 def parse_rows(inst_id: str, rows: Iterable[Any]) -> tuple[list[Trade], list[tuple[str, BuildFailError]]]:
@@ -308,11 +309,10 @@ class RecordFormat:
     """The record of an instrument's trades: one line of compact JSON, RECORD_KEYS in order, all values strings."""
 
     def __init__(self, instrument: Instrument) -> None:
-        values = dict.fromkeys(RECORD_KEYS, "?") | dict(zip(CONTRACT, instrument.contract, strict=True))
-        values |= {"exchange": "okx", "market": "perp", "instId": instrument.inst_id}
-        text = orjson.dumps(values | {"symbol_canon": symbol_canon(instrument.inst_id)}).decode()
-        self._after_time = text[text.index('","exchange"') : text.index('?","side"')]
-        self._after_size = text[text.index('","ctVal"') :] + "\n"
+        inst_id, symbol = instrument.inst_id, symbol_canon(instrument.inst_id)
+        market = f'"exchange":"okx","market":"perp","instId":"{inst_id}","symbol_canon":"{symbol}"'
+        contract = ",".join(f'"{name}":"{value}"' for name, value in zip(CONTRACT, instrument.contract, strict=True))
+        self._after_time, self._after_size = f'",{market},"trade_id":"', f'",{contract}}}\n'
 
     def line(self, trade: Trade, second: str) -> str:
         """Return the record; `second` is the trade's time as utc_second gives it."""
@@ -354,6 +354,15 @@ class RecentKeys(dict[str, None]):
 # ---------------------------------------------------------------------------------------------------------- sequence
 
 
+STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+GAP_LINE = re.compile(
+    rf'{{"recorded_utc":"{STAMP}","instId":"([^"\\]+)","reason":"(start|absent|unrepaired|horizon|id_reset)"'
+    r',"after_id":"(\d{0,19})","before_id":"(\d{1,20})"'
+    rf',"after_utc":"(?:{STAMP})?","before_utc":"(?:{STAMP})?"}}\n'.encode(),
+    re.ASCII,
+)
+
+
 class Gap(NamedTuple):
     """A range of ids that is not in the files, for the gaps file; both ids exclusive, None where there is none."""
 
@@ -377,15 +386,6 @@ class Gap(NamedTuple):
             return None
         backwards = match[3] and match[2] != b"id_reset" and int(match[3]) >= int(match[4])
         return None if backwards else orjson.loads(line)
-
-
-STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
-GAP_LINE = re.compile(
-    rf'{{"recorded_utc":"{STAMP}","instId":"([^"\\]+)","reason":"(start|absent|unrepaired|horizon|id_reset)"'
-    r',"after_id":"(\d{0,19})","before_id":"(\d{1,20})"'
-    rf',"after_utc":"(?:{STAMP})?","before_utc":"(?:{STAMP})?"}}\n'.encode(),
-    re.ASCII,
-)
 
 
 first_id = attrgetter("first")
@@ -838,6 +838,7 @@ class TradeFiles:
         self._day = ""
         self.written = 0  # lines
         self._unsynced = False
+        self._closing = threading.Lock()  # sync runs in a thread
 
     def append(self, day: str, lines: bytes) -> None:
         """Write whole lines to the file of their day. A day is on the disk before the next one's first byte."""
@@ -845,7 +846,6 @@ class TradeFiles:
             self.close()
             path = self.vault.folder_of(self.vault.trades / self._inst_id / f"{day}.jsonl")
             self._file, self._day = path.open("ab", buffering=0), day
-        self._unsynced = True
         done = 0
         try:
             while done < len(lines):
@@ -857,6 +857,7 @@ class TradeFiles:
             raise
         finally:
             self.written += lines.count(b"\n", 0, done)
+            self._unsynced = True
 
     def append_gap(self, gap: Gap) -> None:
         """Put a gap on record, on the disk when this returns."""
@@ -865,22 +866,23 @@ class TradeFiles:
             file.flush()
             os.fsync(file.fileno())
 
-    def descriptor_to_sync(self) -> int | None:
-        """Return a descriptor of its own for an fsync in another thread, if there is something new."""
-        if not self._unsynced or self._file is None:
-            return None
-        if not os.fstat(self._file.fileno()).st_nlink:
-            raise FileNotFoundError(f"the file of {self._day} was removed")
-        self._unsynced = False
-        return os.dup(self._file.fileno())
+    def sync(self) -> None:
+        """Put what is new on the disk; the file stays open."""
+        with self._closing:
+            if self._unsynced and self._file is not None:
+                self._unsynced = False
+                if not os.fstat(self._file.fileno()).st_nlink:
+                    raise FileNotFoundError(f"the file of {self._day} was removed")
+                os.fsync(self._file.fileno())
 
     def close(self, *, sync: bool = True) -> None:
         """Put everything on the disk and close the file."""
-        file, self._file = self._file, None
-        if file is not None:
-            with file:
-                if sync:
-                    os.fsync(file.fileno())
+        with self._closing:
+            file, self._file = self._file, None
+            if file is not None:
+                with file:
+                    if sync:
+                        os.fsync(file.fileno())
 
     def recover(self) -> tuple[int | None, str, list[str]]:
         """Cut off torn ends; return the last id, its time (ms) and the newest dedup keys, oldest first.
@@ -931,18 +933,17 @@ class Lane:
     """The requests to one endpoint: their rate, and a pause after a failure."""
 
     def __init__(self, limit: int) -> None:
-        self._turns = collections.deque([-REST_WINDOW_S] * limit, limit)  # when, of the event loop's clock
+        self._turns = collections.deque([-REST_WINDOW_S] * limit, limit)
         self._paused_until = 0.0
         self._delays = delays()
 
     async def turn(self) -> float:
         """Wait for this request's turn and return the time."""
-        clock = asyncio.get_running_loop().time
         while True:
-            turn_at = max(clock(), self._turns[0] + REST_WINDOW_S, self._paused_until)
+            turn_at = max(monotonic(), self._turns[0] + REST_WINDOW_S, self._paused_until)
             self._turns.append(turn_at)
-            await asyncio.sleep(turn_at - clock())
-            now = clock()
+            await asyncio.sleep(turn_at - monotonic())
+            now = monotonic()
             if now >= self._paused_until and now < turn_at + LATE_TURN_S:  # after a sleep of the PC all are late
                 return now
 
@@ -954,7 +955,7 @@ class Lane:
         """Pause; requests that were on their way together count as one failure."""
         if sent_at >= self._paused_until:
             delay = next(self._delays)
-            self._paused_until = asyncio.get_running_loop().time() + delay
+            self._paused_until = monotonic() + delay
             log.warning("REST gave no answer of use", what=what, again_in=f"{delay:.1f}s")
 
 
@@ -965,7 +966,7 @@ class Rest:
         self._session = session
         self._url = url.rstrip("/")
         self._lanes = {path: Lane(limit) for path, limit in REST_LIMITS.items()}
-        self.answered_at = self.helped_at = asyncio.get_running_loop().time()  # helped: closed a gap, or proved one
+        self.answered_at = self.helped_at = monotonic()  # helped: closed a gap, or proved one
         self.given_up = False  # it helped nobody for UNREPAIRED_S
 
     async def get(self, path: str, **query: str | int) -> list[Any]:
@@ -978,7 +979,7 @@ class Rest:
             except (RestError, aiohttp.ClientError, OSError) as exc:  # a TimeoutError is an OSError
                 lane.failed(sent_at, f"{self._url}{path}: {describe(exc)}")
             else:
-                self.answered_at = asyncio.get_running_loop().time()
+                self.answered_at = monotonic()
                 lane.answered()
                 return data
 
@@ -1039,7 +1040,7 @@ class Seldom:
 
     def may_say(self, kind: str) -> bool:
         """Tell whether it is time to say it."""
-        now = time.monotonic()
+        now = monotonic()
         self._said = {kind: said for kind, said in self._said.items() if now - said < SAY_AGAIN_S}
         if kind in self._said:
             return False
@@ -1053,6 +1054,9 @@ def spawn(tasks: asyncio.TaskGroup, job: Coroutine[Any, Any, None]) -> None:
         tasks.create_task(job)
     except RuntimeError:  # the group is shutting down
         job.close()
+
+
+WHOLE_MESSAGES = {Opcode.TEXT, Opcode.BINARY}
 
 
 class Link(websockets.ClientConnection):
@@ -1086,9 +1090,6 @@ class Link(websockets.ClientConnection):
         self.transport.abort()
 
 
-WHOLE_MESSAGES = {Opcode.TEXT, Opcode.BINARY}
-
-
 class Feed:
     """OKX's WebSocket `trades` channel: connected and subscribed, again and again (docs-v5, WebSocket, Public)."""
 
@@ -1109,11 +1110,10 @@ class Feed:
     async def stay_connected(self, replaces: Link | None = None) -> None:
         """Serve one connection after the other; end when another takes over."""
         pauses = delays()
-        clock = asyncio.get_running_loop().time
         options: dict[str, Any] = {"compression": None, "ping_interval": None, "create_connection": Link}
         options |= {"open_timeout": CONNECT_S, "close_timeout": 1, "max_size": FRAME_BYTES}
         while True:
-            opened_at = clock()
+            opened_at = monotonic()
             try:
                 self._link = link = cast(Link, await websockets.connect(self._url, **options))
             except (OSError, ImportError, websockets.WebSocketException) as exc:  # ImportError: a SOCKS proxy
@@ -1126,7 +1126,7 @@ class Feed:
                     if replaces:  # two upgrades in a row
                         await replaces.close()
                     return
-                if clock() - opened_at >= STEADY_S and not link.unacked:
+                if monotonic() - opened_at >= STEADY_S and not link.unacked:
                     pauses = delays()
             delay = next(pauses)
             log.warning("Not connected to OKX", url=self._url, reason=reason, again_in=f"{delay:.1f}s")
@@ -1152,12 +1152,11 @@ class Feed:
 
     async def _watch(self, link: Link) -> None:
         """End a connection that is silent, or not subscribed in time; ping it when it is quiet."""
-        clock = asyncio.get_running_loop().time
-        opened_at = heard_at = clock()
+        opened_at = heard_at = monotonic()
         pinged = False
         while not link.reason:
             await asyncio.sleep(WATCH_S)
-            now = clock()
+            now = monotonic()
             if link.heard:
                 link.heard, pinged, heard_at = False, False, now
             if link.unacked and now - opened_at >= SUBSCRIBE_S:
@@ -1219,7 +1218,7 @@ class Feed:
 
     def _on_rejection(self, link: Link, what: str, *, final: bool) -> None:
         """Stop where OKX refuses a subscription for good: at start, or for REJECTED_S on end; else try again."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         if final:
             self._rejected_since = now if self._rejected_since is None else self._rejected_since
             if not self._subscribed_once or now - self._rejected_since >= REJECTED_S:
@@ -1239,24 +1238,11 @@ class Feed:
 class Desk:
     """What the recorders share."""
 
-    loop: asyncio.AbstractEventLoop
     spawn: Callable[[Coroutine[Any, Any, None]], object]  # runs it beside everything else; its errors end the exporter
     instruments: int
     backfill_ms: int  # how far back gaps are repaired
     day_finished: Callable[[str, str], None]  # takes instId and the finished day after the first line of the next
     seldom: Seldom = dataclasses.field(default_factory=Seldom)
-    unflushed: list[Callable[[], None]] = dataclasses.field(default_factory=list)
-
-    def flush_soon(self, flush: Callable[[], None]) -> None:
-        """Have the lines written when all that came together is taken."""
-        if not self.unflushed:
-            self.loop.call_soon(self._flush)
-        self.unflushed.append(flush)
-
-    def _flush(self) -> None:
-        flushes, self.unflushed = self.unflushed, []
-        for flush in flushes:
-            flush()
 
 
 class Progress:
@@ -1300,7 +1286,7 @@ class Recorder:
         self.failed = False  # the last write failed: pushes are dropped until the file is recovered, and fetched then
         self.received = self.repaired = 0  # pushes; single trades from REST
         self.received_before = self.written_before = 0  # when they were last looked at
-        self.heard_at = desk.loop.time()  # about when the last push came
+        self.heard_at = monotonic()  # about when the last push came
         self._format = RecordFormat(instrument)
         self._rest = rest
         self._desk = desk
@@ -1350,7 +1336,7 @@ class Recorder:
                     if self.failed:
                         return
             if not self._lines:
-                self._desk.flush_soon(self.flush)
+                asyncio.get_running_loop().call_soon(self.flush)  # when all that came together is taken
             self._lines.append(self._format.line(item, second))
             self.recent.add(item.key)
             if item.repaired:
@@ -1434,7 +1420,7 @@ class Recorder:
         try:
             while (self.sequence.open or self.sequence.reset_hint) and not self.failed:
                 if rounds is None:
-                    repair = Repair(self.sequence, self._desk.loop.time())
+                    repair = Repair(self.sequence, monotonic())
                     rounds = asyncio.ensure_future(self._ask_rounds(repair))
                 await asyncio.wait({rounds}, timeout=1)
                 if rounds.done():
@@ -1452,10 +1438,9 @@ class Recorder:
 
     async def _ask_rounds(self, repair: Repair) -> None:
         """Ask REST for what is missing, round after round, until nothing is."""
-        clock = self._desk.loop.time
         progress: Progress | None = None
         while (self.sequence.open or self.sequence.reset_hint) and not self.failed:
-            pages = repair.plan(clock())
+            pages = repair.plan(monotonic())
             if self.sequence.reset_hint:
                 if await self._check_reset(self.sequence.reset_hint):
                     return
@@ -1465,11 +1450,11 @@ class Recorder:
                 self._give_up(repair)
             else:
                 if progress is None:
-                    progress = Progress(self.sequence, self.inst_id, self._desk.seldom, clock())
+                    progress = Progress(self.sequence, self.inst_id, self._desk.seldom, monotonic())
                     await self._apply_horizon()
                 await self._ask(repair, pages, progress)
         if progress and not self.failed:
-            progress.end(clock())
+            progress.end(monotonic())
 
     async def _ask(self, repair: Repair, pages: list[int], progress: Progress) -> None:
         """Ask for pages all at once, and learn from them in order."""
@@ -1479,7 +1464,7 @@ class Recorder:
                 trades = self._good_rows(await answer)
                 if self.failed or not self.sequence.open:
                     return
-                before, now = self.repaired, self._desk.loop.time()
+                before, now = self.repaired, monotonic()
                 self.store(repair.learn(after, trades, now))
                 self._rest.helped_at = max(self._rest.helped_at, repair.helped_at)
                 progress.fetched += self.repaired - before
@@ -1490,7 +1475,7 @@ class Recorder:
 
     def _hopeless(self, repair: Repair) -> bool:
         """Tell whether gaps are not to be repaired, or REST has helped nobody for too long."""
-        silent = self._desk.loop.time() >= max(repair.helped_at, self._rest.helped_at) + UNREPAIRED_S
+        silent = monotonic() >= max(repair.helped_at, self._rest.helped_at) + UNREPAIRED_S
         return not self._desk.backfill_ms or self._rest.given_up or silent
 
     def _give_up(self, repair: Repair) -> None:
@@ -1504,7 +1489,7 @@ class Recorder:
         """Keep asking REST until it shows a trade of this time or later; then gaps are repaired again."""
         while not any(trade.ts >= ts for trade in await self._rest.newest(self.inst_id, 1)):
             await asyncio.sleep(ASK_AGAIN_S[1])
-        self._rest.given_up, self._rest.helped_at = False, self._desk.loop.time()
+        self._rest.given_up, self._rest.helped_at = False, monotonic()
         log.info("REST helps again: from now on gaps are repaired")
 
     def _good_rows(self, rows: list[Any]) -> list[Trade]:
@@ -1515,7 +1500,7 @@ class Recorder:
         for trade_id, exc in bad:
             known = int(trade_id) if re.fullmatch(FIELD_PATTERNS[3], trade_id) else -1
             if known < 0 or self.sequence.lacks(known):
-                now = self._desk.loop.time()
+                now = monotonic()
                 if now - self._bad_rows.setdefault(trade_id, now) >= BAD_ROW_S:
                     way = f"REST sends trade {shown(trade_id, 60)} so; --backfill-hours 0 passes over it"
                     raise BuildFailError(f"{exc.args[0]} ({way})") from None
@@ -1533,11 +1518,10 @@ class Recorder:
 
     async def _check_reset(self, hint: Trade) -> bool:
         """Ask REST whether OKX's ids were really reset; a stray old push is no more than a duplicate."""
-        clock = self._desk.loop.time
         reset = False
-        if clock() >= self._reset_check_at:
+        if monotonic() >= self._reset_check_at:
             rows = await self._rest.newest(self.inst_id, PAGE)
-            self._reset_check_at = clock() + RESET_CHECK_S
+            self._reset_check_at = monotonic() + RESET_CHECK_S
             newest = max(rows, key=attrgetter("ts"), default=hint)  # by time: the page may still hold ids of before
             lower = newest.last < (self.sequence.next or 0) - RESET_IDS
             reset = bool(rows) and lower and newest.ts > self.sequence.ts and not self.failed
@@ -1666,14 +1650,14 @@ def check_day(inst_id: str, day: str, paths: list[Path], resets: list[tuple[int,
 def check_days(jobs: list[tuple[str, str, list[Path], list[tuple[int, int]]]]) -> Iterator[DayCheck]:
     """Check all days, on all cores where there is much to read; say how far it is where a person waits."""
     size = sum(path.stat().st_size for job in jobs for path in job[2])
-    started = time.monotonic()
+    started = monotonic()
     with contextlib.ExitStack() as stack:
         results: Iterable[DayCheck] = (check_day(*job) for job in jobs)
         if size > 32 << 20 and len(jobs) > 1:
             pool = stack.enter_context(concurrent.futures.ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs))))
             results = pool.map(check_day, *zip(*jobs, strict=True))
         for done, check in enumerate(results, 1):
-            if sys.stderr.isatty() and time.monotonic() - started > 1:
+            if sys.stderr.isatty() and monotonic() - started > 1:
                 print(f"\r{done} of {len(jobs)} days read ", end="\n" if done == len(jobs) else "", file=sys.stderr)
             yield check
 
@@ -1776,27 +1760,6 @@ def add_to_bars(bars: dict[bytes, Bar], lines: Iterable[bytes]) -> int:
     return count
 
 
-def stored_span(vault: Vault, inst_id: str) -> tuple[str, str]:
-    """Return the minutes (2025-12-14T21:34) of the first and the last stored trade."""
-    paths = [path for paths in vault.days(inst_id).values() for path in paths]
-    span = ["", ""]
-    for path in paths:
-        if first := next((line for _, _, line in numbered_lines([path]) if RECORD.fullmatch(line)), b""):
-            span[0] = first[18:34].decode()
-            break
-    for path in reversed(paths):
-        if path.suffix == ".gz":
-            lines = [line for _, _, line in numbered_lines([path])]
-        else:
-            with path.open("rb") as file:
-                file.seek(-min(TAIL_BYTES, path.stat().st_size), io.SEEK_END)
-                lines = file.read().splitlines(keepends=True)
-        if last := next((line for line in reversed(lines) if RECORD.fullmatch(line)), b""):
-            span[1] = last[18:34].decode()
-            break
-    return span[0], span[1]
-
-
 async def fetch_candles(rest: Rest, inst_id: str, start: int) -> dict[int, list[str]]:
     """Return a UTC day's confirmed 1-minute candles by their start, ms; raise TimeoutError without any answer."""
     candles = {}
@@ -1815,26 +1778,30 @@ async def audit_day(vault: Vault, rest: Rest, inst_id: str, day: str, pause: flo
     Raises OSError where files can't be read, and TimeoutError without candles.
     """
     bars: dict[bytes, Bar] = {}
-    lines = (line for _, _, line in numbered_lines(vault.days(inst_id).get(day, [])))
+    days = vault.days(inst_id)
+    lines = (line for _, _, line in numbered_lines(days.get(day, [])))
     while await asyncio.to_thread(add_to_bars, bars, itertools.islice(lines, 1000)):
         await asyncio.sleep(pause)
-    first, last = await asyncio.to_thread(stored_span, vault, inst_id)
+    stored = [other for other, paths in days.items() if any(path.stat().st_size for path in paths)] or [""]
+    first = min(bars, default=b"") if day == stored[0] else b""  # the minutes of the very first and last trade
+    last = max(bars, default=b"") if day == stored[-1] else b"~"
     holes = [
         (gap["after_utc"][:16], gap["before_utc"][:16] or "9")
         for gap in vault.gaps(inst_id)
         if gap["reason"] != "absent"
     ]
     start = int(datetime.fromisoformat(f"{day}T00:00:00Z").timestamp()) * 1000
-    candles = await fetch_candles(rest, inst_id, start) if first[:10] <= day <= last[:10] else {}
+    candles = await fetch_candles(rest, inst_id, start) if stored[0] <= day <= stored[-1] else {}
     covered = 0
     differing = []
     for number in range(1440):
-        minute = f"{day}T{number // 60:02}:{number % 60:02}"
+        hh_mm = b"%02d:%02d" % divmod(number, 60)
+        minute = f"{day}T{hh_mm.decode()}"
         candle = candles.get(start + number * 60_000)
-        if candle is None or not first < minute < last or any(low <= minute <= high for low, high in holes):
+        if candle is None or not first < hh_mm < last or any(low <= minute <= high for low, high in holes):
             continue
         covered += 1
-        bar = bars.get(minute[11:].encode())
+        bar = bars.get(hh_mm)
         okx = tuple(map(Decimal, candle[1:6]))
         if bar != okx and (bar or okx[4]):
             ours = " ".join(map(str, bar)) if bar else "nothing"
@@ -1870,6 +1837,30 @@ async def audit(vault: Vault, rest_url: str, day: str) -> int:
 # ---------------------------------------------------------------------------------------------------------- exporter
 
 
+def sync_all(recorders: list[Recorder]) -> list[tuple[Recorder, OSError]]:
+    """Fsync the recorders' files and return those that failed."""
+    failed = []
+    for recorder in recorders:
+        try:
+            recorder.files.sync()
+        except OSError as exc:
+            failed.append((recorder, exc))
+    return failed
+
+
+def raise_in(tasks: asyncio.TaskGroup, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Let an error in a callback, such as a frame's BUILD_FAIL, end the exporter as one in a task does."""
+    exc = context.get("exception")
+    if not isinstance(exc, BaseException):
+        log.warning(f"asyncio: {context.get('message')}")
+        return
+
+    async def fail(error: BaseException) -> None:
+        raise error
+
+    spawn(tasks, fail(exc))
+
+
 class Exporter:
     """Wires one Vault, one feed, REST and a recorder per instrument together, until it is stopped."""
 
@@ -1879,7 +1870,7 @@ class Exporter:
         self._rest_url = rest_url
         self._backfill_ms = round(backfill_hours * 3_600_000)
         self._recorders: dict[str, Recorder] = {}
-        self._stats_at = time.monotonic()  # when the last Stats line was written
+        self._stats_at = monotonic()  # when the last Stats line was written
 
     async def run(self) -> None:
         """Capture until cancelled; whatever ends it, all that was accepted is on disk then."""
@@ -1911,9 +1902,7 @@ class Exporter:
             spawn(tasks, self._look_again(rest, inst_id))
             spawn(tasks, self._audit_later(rest, inst_id, day))
 
-        desk = Desk(
-            asyncio.get_running_loop(), partial(spawn, tasks), len(instruments), self._backfill_ms, day_finished
-        )
+        desk = Desk(partial(spawn, tasks), len(instruments), self._backfill_ms, day_finished)
         for instrument in instruments:
             recorder = Recorder(instrument, self._vault, rest, desk)
             try:
@@ -1927,24 +1916,17 @@ class Exporter:
 
     async def _instruments(self, rest: Rest, tasks: asyncio.TaskGroup) -> list[Instrument]:
         """Return the instruments from REST, or, where it is silent for METADATA_S, those saved before."""
-        asked = {inst_id: asyncio.ensure_future(self._fetch_instrument(rest, inst_id)) for inst_id in INSTRUMENTS}
-        saved = {inst_id: self._vault.load_instrument(inst_id) for inst_id in INSTRUMENTS}
-        clock = asyncio.get_running_loop().time
-        rest.answered_at = clock()
-        try:
-            while pending := [inst_id for inst_id, task in asked.items() if not task.done()]:
-                if clock() - rest.answered_at >= METADATA_S and all(saved[inst_id] for inst_id in pending):
-                    break
-                for task in (await asyncio.wait([asked[inst_id] for inst_id in pending], timeout=0.5))[0]:
-                    task.result()
-            for inst_id in pending:
-                log.warning("REST can't be reached: starting with saved metadata, and asking on", instId=inst_id)
-                tasks.create_task(self._look_again(rest, inst_id))
-            found = [saved[inst_id] if inst_id in pending else task.result() for inst_id, task in asked.items()]
-            return [instrument for instrument in found if instrument]
-        finally:
-            for task in asked.values():
-                task.cancel()
+        asked = [tasks.create_task(self._fetch_instrument(rest, inst_id)) for inst_id in INSTRUMENTS]
+        rest.answered_at = monotonic()
+        while (await asyncio.wait(asked, timeout=WATCH_S))[1]:
+            saved = [self._vault.load_instrument(inst_id) for inst_id in INSTRUMENTS]
+            if monotonic() - rest.answered_at >= METADATA_S and all(saved):
+                for task, inst_id in zip(asked, INSTRUMENTS, strict=True):
+                    task.cancel()
+                    log.warning("REST can't be reached: starting with saved metadata, and asking on", instId=inst_id)
+                    tasks.create_task(self._look_again(rest, inst_id))
+                return [instrument for instrument in saved if instrument]
+        return [task.result() for task in asked]
 
     async def _fetch_instrument(self, rest: Rest, inst_id: str) -> Instrument:
         """Fetch and save an instrument's metadata; a contract that differs from its records is not saved over them."""
@@ -1998,33 +1980,24 @@ class Exporter:
         """Put what is new on the disk every second, off the event loop."""
         while True:
             await asyncio.sleep(FSYNC_S)
-            descriptors = {}
-            for recorder in self._recorders.values():
-                try:
-                    if (descriptor := recorder.files.descriptor_to_sync()) is not None:
-                        descriptors[descriptor] = recorder
-                except OSError as exc:
-                    recorder.fail(exc)
-            if descriptors:
-                for descriptor, error in await asyncio.to_thread(sync_and_close, list(descriptors)):
-                    descriptors[descriptor].fail(error)
+            for recorder, error in await asyncio.to_thread(sync_all, list(self._recorders.values())):
+                recorder.fail(error)
 
     async def _watch_instruments(self, feed: Feed) -> None:
         """Reconnect where an instrument is silent while REST has newer trades: its subscription died."""
-        clock = asyncio.get_running_loop().time
         checks: dict[str, asyncio.Task[bool]] = {}
-        quiet_since = dict.fromkeys(self._recorders, clock())  # since the last push, or the last check
+        quiet_since = dict.fromkeys(self._recorders, monotonic())  # since the last push, or the last check
         while True:
             await asyncio.sleep(WATCH_S)
             for inst_id, recorder in self._recorders.items():
                 if recorder.received != recorder.received_before:
                     recorder.received_before = recorder.received
-                    recorder.heard_at = quiet_since[inst_id] = clock()
-                elif clock() - quiet_since[inst_id] >= INSTRUMENT_SILENT_S and inst_id not in checks:
+                    recorder.heard_at = quiet_since[inst_id] = monotonic()
+                elif monotonic() - quiet_since[inst_id] >= INSTRUMENT_SILENT_S and inst_id not in checks:
                     checks[inst_id] = asyncio.ensure_future(recorder.missed_by_feed())
             for inst_id in [inst_id for inst_id, check in checks.items() if check.done()]:
-                silent = clock() - quiet_since[inst_id] >= INSTRUMENT_SILENT_S
-                quiet_since[inst_id] = clock()
+                silent = monotonic() - quiet_since[inst_id] >= INSTRUMENT_SILENT_S
+                quiet_since[inst_id] = monotonic()
                 if checks.pop(inst_id).result() and silent:
                     feed.reconnect(f"no trade of {inst_id} for {INSTRUMENT_SILENT_S:.0f}s, but REST has newer ones")
 
@@ -2035,7 +2008,7 @@ class Exporter:
 
     def _log_stats(self) -> None:
         """Write the line that a person watches for."""
-        now = time.monotonic()
+        now = monotonic()
         details = {}
         for inst_id, recorder in self._recorders.items():
             rate = (recorder.files.written - recorder.written_before) / max(0.001, now - self._stats_at)
@@ -2046,32 +2019,6 @@ class Exporter:
         written = sum(recorder.files.written for recorder in self._recorders.values())
         skipped = sum(recorder.sequence.skipped for recorder in self._recorders.values())
         log.info(f"Stats: {written} written, {skipped} skipped", **details)
-
-
-def sync_and_close(descriptors: list[int]) -> list[tuple[int, OSError]]:
-    """Fsync each descriptor and return those that failed."""
-    failed = []
-    for descriptor in descriptors:
-        try:
-            os.fsync(descriptor)
-        except OSError as exc:
-            failed.append((descriptor, exc))
-        finally:
-            os.close(descriptor)
-    return failed
-
-
-def raise_in(tasks: asyncio.TaskGroup, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Let an error in a callback, such as a frame's BUILD_FAIL, end the exporter as one in a task does."""
-    exc = context.get("exception")
-    if not isinstance(exc, BaseException):
-        log.warning(f"asyncio: {context.get('message')}")
-        return
-
-    async def fail(error: BaseException) -> None:
-        raise error
-
-    spawn(tasks, fail(exc))
 
 
 def promised_end(exc: BaseException) -> BuildFailError | VaultError | None:

@@ -131,3 +131,20 @@ def test_the_reasons_of_gaps_are_those_of_the_script() -> None:
     reasons = [row[0] for row in table("reason")]
     assert set(reasons) == {"start", "absent", "unrepaired", "horizon", "id_reset"}
     assert set(reasons) <= STRINGS
+
+
+def test_the_script_reads_from_top_to_bottom() -> None:
+    """Each of its functions and classes uses only what stands above it, or in it."""
+    defined_at: dict[str, int] = {}
+    for part in TREE.body:
+        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            defined_at[part.name] = part.lineno
+        elif isinstance(part, ast.Assign):
+            defined_at |= {target.id: part.lineno for target in part.targets if isinstance(target, ast.Name)}
+    assert len(defined_at) > 100
+    assert not [
+        f"line {node.lineno}: {node.id}"
+        for part in TREE.body
+        for node in ast.walk(part)
+        if isinstance(node, ast.Name) and defined_at.get(node.id, 0) > (part.end_lineno or 0)
+    ]
