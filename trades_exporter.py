@@ -966,8 +966,7 @@ class Rest:
         self._session = session
         self._url = url.rstrip("/")
         self._lanes = {path: Lane(limit) for path, limit in REST_LIMITS.items()}
-        self.answered_at = self.helped_at = monotonic()  # helped: closed a gap, or proved one
-        self.given_up = False  # it helped nobody for UNREPAIRED_S
+        self.answered_at = monotonic()
 
     async def get(self, path: str, **query: str | int) -> list[Any]:
         """Return the `data` of an answer, however long it takes; an instrument that OKX does not know has none."""
@@ -1243,6 +1242,9 @@ class Desk:
     backfill_ms: int  # how far back gaps are repaired
     day_finished: Callable[[str, str], None]  # takes instId and the finished day after the first line of the next
     seldom: Seldom = dataclasses.field(default_factory=Seldom)
+    repairing: set[str] = dataclasses.field(default_factory=set)  # instIds
+    helped_at: float = 0.0  # when REST last closed a gap or proved one, or was first needed
+    given_up: bool = False  # it helped nobody for UNREPAIRED_S
 
 
 class Progress:
@@ -1293,7 +1295,6 @@ class Recorder:
         self._newest_day = next(reversed(vault.days(self.inst_id)), "")
         self._day = self._second = ""  # of the newest line
         self._lines: list[str] = []  # of the day, not yet in the file
-        self._repairing = False
         self._reset_check_at = 0.0  # not before
         self._bad_rows: dict[str, float] = {}  # from REST, since when
 
@@ -1317,7 +1318,7 @@ class Recorder:
             sequence.note(trade)
         else:
             self.store(sequence.offer(trade))
-            if not self._repairing and (sequence.open or sequence.reset_hint):
+            if sequence.open or sequence.reset_hint:
                 self._start_repair()
 
     def store(self, items: Iterable[Trade | Gap]) -> None:
@@ -1410,51 +1411,39 @@ class Recorder:
             self._desk.day_finished(self.inst_id, days[-2])
 
     def _start_repair(self) -> None:
-        if not self._repairing:
-            self._repairing = True
+        repairing = self._desk.repairing
+        if self.inst_id not in repairing:
+            if not repairing:
+                self._desk.helped_at = monotonic()
+            repairing.add(self.inst_id)
             self._desk.spawn(self._repair())
 
     async def _repair(self) -> None:
-        """Close whatever is missing, for whatever reason it is."""
-        rounds: asyncio.Task[None] | None = None
+        """Ask REST for whatever is missing, for whatever reason it is, round after round, until nothing is."""
+        repair, progress = Repair(self.sequence, monotonic()), None
         try:
             while (self.sequence.open or self.sequence.reset_hint) and not self.failed:
-                if rounds is None:
-                    repair = Repair(self.sequence, monotonic())
-                    rounds = asyncio.ensure_future(self._ask_rounds(repair))
-                await asyncio.wait({rounds}, timeout=1)
-                if rounds.done():
-                    rounds.result()
-                    rounds = None
-                elif self.sequence.open and self._hopeless(repair):
-                    rounds.cancel()
-                    rounds = None
+                pages = repair.plan(monotonic())
+                if pages and monotonic() >= self._hopeless_at():
                     self._give_up(repair)
+                    progress = None
+                elif self.sequence.reset_hint:
+                    if await self._check_reset(self.sequence.reset_hint):
+                        repair, progress = Repair(self.sequence, monotonic()), None
+                elif not pages:
+                    await asyncio.sleep(LATE_S / 5)
+                else:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout_at(self._hopeless_at()):
+                            if progress is None:
+                                progress = Progress(self.sequence, self.inst_id, self._desk.seldom, monotonic())
+                                await self._apply_horizon()
+                            await self._ask(repair, pages, progress)
+            if progress and not self.failed:
+                progress.end(monotonic())
         finally:
-            if rounds:
-                rounds.cancel()
-            self._repairing = False
+            self._desk.repairing.remove(self.inst_id)
             self._bad_rows.clear()
-
-    async def _ask_rounds(self, repair: Repair) -> None:
-        """Ask REST for what is missing, round after round, until nothing is."""
-        progress: Progress | None = None
-        while (self.sequence.open or self.sequence.reset_hint) and not self.failed:
-            pages = repair.plan(monotonic())
-            if self.sequence.reset_hint:
-                if await self._check_reset(self.sequence.reset_hint):
-                    return
-            elif not pages:
-                await asyncio.sleep(LATE_S / 5)
-            elif self._hopeless(repair):
-                self._give_up(repair)
-            else:
-                if progress is None:
-                    progress = Progress(self.sequence, self.inst_id, self._desk.seldom, monotonic())
-                    await self._apply_horizon()
-                await self._ask(repair, pages, progress)
-        if progress and not self.failed:
-            progress.end(monotonic())
 
     async def _ask(self, repair: Repair, pages: list[int], progress: Progress) -> None:
         """Ask for pages all at once, and learn from them in order."""
@@ -1466,22 +1455,23 @@ class Recorder:
                     return
                 before, now = self.repaired, monotonic()
                 self.store(repair.learn(after, trades, now))
-                self._rest.helped_at = max(self._rest.helped_at, repair.helped_at)
+                if repair.helped_at == now:
+                    self._desk.helped_at = now
                 progress.fetched += self.repaired - before
                 progress.say(now)
         finally:
             for answer in asked:
                 answer.cancel()
 
-    def _hopeless(self, repair: Repair) -> bool:
-        """Tell whether gaps are not to be repaired, or REST has helped nobody for too long."""
-        silent = monotonic() >= max(repair.helped_at, self._rest.helped_at) + UNREPAIRED_S
-        return not self._desk.backfill_ms or self._rest.given_up or silent
+    def _hopeless_at(self) -> float:
+        """Return from when on gaps are put on record: at once, or when REST has helped nobody for too long."""
+        desk = self._desk
+        return desk.helped_at + UNREPAIRED_S if desk.backfill_ms and not desk.given_up else 0.0
 
     def _give_up(self, repair: Repair) -> None:
         """Put on record what is missing, but for what may still come late."""
-        if self._desk.backfill_ms and not self._rest.given_up:
-            self._rest.given_up = True
+        if self._desk.backfill_ms and not self._desk.given_up:
+            self._desk.given_up = True
             self._desk.spawn(self._until_rest_helps(self.sequence.seen_ts))
         self.store(self.sequence.give_up(repair.settled, "unrepaired" if self._desk.backfill_ms else "horizon"))
 
@@ -1489,7 +1479,7 @@ class Recorder:
         """Keep asking REST until it shows a trade of this time or later; then gaps are repaired again."""
         while not any(trade.ts >= ts for trade in await self._rest.newest(self.inst_id, 1)):
             await asyncio.sleep(ASK_AGAIN_S[1])
-        self._rest.given_up, self._rest.helped_at = False, monotonic()
+        self._desk.given_up, self._desk.helped_at = False, monotonic()
         log.info("REST helps again: from now on gaps are repaired")
 
     def _good_rows(self, rows: list[Any]) -> list[Trade]:
@@ -1520,7 +1510,10 @@ class Recorder:
         """Ask REST whether OKX's ids were really reset; a stray old push is no more than a duplicate."""
         reset = False
         if monotonic() >= self._reset_check_at:
-            rows = await self._rest.newest(self.inst_id, PAGE)
+            try:
+                rows = await asyncio.wait_for(self._rest.newest(self.inst_id, PAGE), REST_TIMEOUT_S)
+            except TimeoutError:  # gaps may be due to go on record meanwhile
+                return False
             self._reset_check_at = monotonic() + RESET_CHECK_S
             newest = max(rows, key=attrgetter("ts"), default=hint)  # by time: the page may still hold ids of before
             lower = newest.last < (self.sequence.next or 0) - RESET_IDS

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -317,6 +318,24 @@ def test_when_rest_is_refused_for_too_long_capture_goes_on_with_the_gap_on_recor
     okx.trade(n=3, lost=True)
     finish(one, missing=5)
     assert reasons(one) == ["unrepaired", "unrepaired"]
+
+
+def test_when_rest_helps_nobody_all_that_waits_is_given_up_together(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """The half hour is REST's, not the gap's: a gap that was found later does not wait longer."""
+    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 4.0}))
+    okx.faults.rest = {"reset": 1.0}
+    for failures, inst_id in ((3, BTC), (0, ETH)):
+        okx.trade(inst_id, count=1, lost=True)
+        okx.trade(inst_id)
+        one.wait_for_log("REST gave no answer of use", times=failures)
+    one.wait_until_stored()
+    assert "Gap repaired" not in one.log
+    (btc, eth), (btc_given_up, eth_given_up) = (
+        sorted(datetime.fromisoformat(line.split()[0]) for line in one.log.splitlines() if words in line)
+        for words in ("Gap found", "reason=unrepaired")
+    )
+    assert eth_given_up - btc_given_up < (eth - btc) / 2
+    finish(one, missing=2)
 
 
 def test_a_rest_that_fails_in_every_way_only_slows_repairs_down(make_okx: MakeOKX, exporter: MakeExporter) -> None:

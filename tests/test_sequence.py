@@ -67,6 +67,16 @@ def test_a_push_that_continues_the_file_is_written_at_once() -> None:
     assert sequence.last == 15
 
 
+def test_a_taker_order_at_several_prices_is_written_push_by_push() -> None:
+    """They share a millisecond; only behind single trades of it, which REST gave, a push may begin earlier than said."""
+    sequence = stored_up_to(10)
+    assert written(offer_all(sequence, [push(last, 3, ts=TS + 5) for last in (13, 16, 19)])) == [13, 16, 19]
+    sequence.offer(push(21, 1, ts=TS + 5))
+    assert written(sequence.offer(single(20, ts=TS + 5))) == [20, 21]
+    assert written(sequence.offer(push(24, 3, ts=TS + 5))) == []
+    assert missing(sequence) == [(22, 24)]
+
+
 @pytest.mark.parametrize("count", ["", "0", "-1", "16", "1.5", "abc", "None", "9" * 400, "\u0661"])
 def test_a_push_without_a_usable_count_continues_the_file_only_with_the_next_id(count: str) -> None:
     """Nothing is known of what else is in it."""

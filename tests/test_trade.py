@@ -81,7 +81,7 @@ def test_an_aggregate_covers_the_ids_that_end_with_its_own() -> None:
     assert (trade.first, trade.last, trade.counted) == (121, 123, True)
 
 
-@pytest.mark.parametrize("count", ["1", "2", "122", "123", "0003", 3])
+@pytest.mark.parametrize("count", ["1", "2", "122", "123", "0003", "01", 3, 1])
 def test_a_count_from_1_to_the_id_is_usable(count: object) -> None:
     trade = parse_trade(ROW | {"tradeId": "123", "count": count})
     assert (trade.first, trade.counted) == (124 - int(str(count)), True)
