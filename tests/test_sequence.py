@@ -68,7 +68,7 @@ def test_a_push_that_continues_the_file_is_written_at_once() -> None:
 
 
 def test_a_taker_order_at_several_prices_is_written_push_by_push() -> None:
-    """They share a millisecond; only behind single trades of it, which REST gave, a push may begin earlier than said."""
+    """They share a millisecond; only behind single trades of it, from REST, a push may begin earlier than it says."""
     sequence = stored_up_to(10)
     assert written(offer_all(sequence, [push(last, 3, ts=TS + 5) for last in (13, 16, 19)])) == [13, 16, 19]
     sequence.offer(push(21, 1, ts=TS + 5))
@@ -343,6 +343,9 @@ def test_after_a_reset_the_sequence_goes_on_at_the_lower_ids() -> None:
         7,
         8,
     ]
+    skipped = sequence.skipped
+    assert written(sequence.offer(push(HIGH + 9))) == []
+    assert (missing(sequence), sequence.skipped) == ([], skipped + 1), "a straggler with an id of before"
 
 
 def test_the_line_of_the_gaps_file_has_strings_only_and_nothing_where_there_is_nothing() -> None:
