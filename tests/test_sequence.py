@@ -171,7 +171,11 @@ def test_an_aggregate_is_not_believed_behind_a_single_push_that_follows_its_own_
     assert missing(sequence) == [(13, 14)]
 
 
-@pytest.mark.parametrize("pushes", [[(13, 2), (14, 2)], [(14, 2), (13, 2)], [(15, 4), (14, 1)], [(14, 1), (15, 4)]])
+@pytest.mark.parametrize(
+    "pushes",
+    [[(13, 2), (14, 2)], [(14, 2), (13, 2)], [(15, 4), (14, 1)], [(14, 1), (15, 4)], [(15, 3), (13, 3)]],
+    ids=str,
+)
 def test_pushes_that_overlap_come_from_rest_however_they_do(pushes: list[tuple[int, int]]) -> None:
     sequence = stored_up_to(10)
     items = offer_all(sequence, [push(last, count) for last, count in pushes])
