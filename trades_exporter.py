@@ -36,6 +36,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -47,6 +48,7 @@ from operator import attrgetter, itemgetter
 from pathlib import Path
 from time import monotonic
 from typing import Any, BinaryIO, NamedTuple, Self, cast
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -114,8 +116,10 @@ WATCH_S = 0.25  # between looks at what has been heard
 PONG_S = 10.0  # for anything at all to arrive after that ping
 INSTRUMENT_SILENT_S = 60.0  # then REST is asked whether there were trades
 REPLACE_S = 10.0  # both connections stay open at most so long after notice 64008
+UPGRADES_APART_S = 1.0  # should notice follow notice: OKX takes three new connections a second
 STEADY_S = 10.0  # a connection that held so long is no flapping one: the next backoff starts afresh
-REJECTED_S = 600.0  # a refused subscription after a reconnect is believed after so long
+REJECTED_S = 600.0  # a refused subscription after a reconnect is believed after so long on end
+ON_END_S = 60.0  # refusals further apart are not on end: the PC slept, or nothing could be reached
 FRAME_BYTES = 2 << 20  # the longest frame that is read; real ones stay below 100 KB
 REJECTIONS = {"60008", "60012", "60013", "60018", "60019", "64001", "64002"}  # of a subscription, for good
 
@@ -173,6 +177,11 @@ def shown(value: object, limit: int = 300) -> str:
 def describe(exc: BaseException) -> str:
     """Say in a few words what went wrong; some exceptions have no text of their own."""
     return shown(str(exc) or type(exc).__name__, 200)
+
+
+def on_terminal() -> bool:
+    """Tell whether a person is watching; there may be no console at all (pythonw)."""
+    return bool(sys.stderr and sys.stderr.isatty())
 
 
 # -------------------------------------------------------------------------------------------------------- instrument
@@ -407,7 +416,7 @@ class Sequence:
         self.waiting: list[Trade] = []  # by id, without overlaps
         self.skipped = 0  # duplicates
         self.reset_hint: Trade | None = None  # a push that may come from a reset of OKX's ids
-        self._reset_ts = ""  # when OKX's ids were reset: what is older has ids of before
+        self._reset_ts = ""  # when OKX's ids were reset: what is older and far higher has ids of before
         self._limit = limit  # pushes that may wait
         self._patched = True  # the file's end may hold single trades out of an aggregate of the millisecond `ts`
 
@@ -435,11 +444,11 @@ class Sequence:
             self._store(trade)
             return Gap("start", None, trade.first, "", trade.ts), trade
         if trade.last < self.next:
-            if trade.last < self.next - RESET_IDS and trade.ts > self.ts and not self.reset_hint:
+            if trade.last < self.next - 1 - RESET_IDS and trade.ts > self.ts and not self.reset_hint:
                 self.reset_hint = trade
             self.skipped += 1
             return ()
-        if trade.ts < self._reset_ts:
+        if trade.ts < self._reset_ts and trade.last > self.next + RESET_IDS // 2:
             self.skipped += 1
             return ()
         self.note(trade)
@@ -504,7 +513,7 @@ class Sequence:
         another millisecond than the last stored trade can't hold that one.
         """
         single = trade.repaired or (trade.counted and trade.first == trade.last)
-        return single or trade.ts != self.ts or (trade.counted and not self._patched)
+        return single or trade.ts != self.ts or not self._patched
 
     def _store(self, trade: Trade) -> None:
         self._patched = trade.repaired or (self._patched and trade.ts == self.ts)
@@ -666,10 +675,10 @@ class Repair:
 
 
 def is_whole(line: bytes) -> bool:
-    """Tell whether a line was once written whole, whatever else is wrong with it; what a crash leaves is no JSON."""
+    """Tell whether a line was once written whole, whatever else is wrong with it; what a crash leaves is no object."""
     try:
-        return "instId" in orjson.loads(line)
-    except (orjson.JSONDecodeError, TypeError):
+        return isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
         return False
 
 
@@ -698,8 +707,8 @@ def cut_torn_end(path: Path) -> bytes:
             length = min(size, length * 2)
         if end < length:
             file.truncate(size - length + end)
-            os.fsync(file.fileno())
             log.warning("Torn end cut off, its trades will be fetched again", file=str(path), bytes=length - end)
+        os.fsync(file.fileno())  # a process that was killed left that to the system
     return block[block.find(b"\n") + 1 if length < size else 0 : end]
 
 
@@ -787,16 +796,6 @@ class Vault:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def try_to_write(self) -> None:
-        """Raise OSError where there is no room yet."""
-        probe = self.folder_of(self.root / "exporter.probe")
-        try:
-            with probe.open("wb", buffering=0) as file:
-                file.write(bytes(PROBE_BYTES))
-                os.fsync(file.fileno())
-        finally:
-            probe.unlink(missing_ok=True)
-
     def lock(self) -> None:
         """Hold the Vault until this process ends, however it ends; raise VaultError naming the one that holds it."""
         try:
@@ -866,6 +865,16 @@ class TradeFiles:
             file.flush()
             os.fsync(file.fileno())
 
+    def try_to_write(self, size: int) -> None:
+        """Raise OSError where so many bytes can't be written; what is tried is gone again, also after a crash."""
+        folder = self.vault.trades / self._inst_id
+        while not folder.exists() and folder != self.vault.root:
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(size))
+            probe.flush()
+            os.fsync(probe.fileno())
+
     def sync(self) -> None:
         """Put what is new on the disk; the file stays open."""
         with self._closing:
@@ -890,6 +899,7 @@ class TradeFiles:
         The two newest days count, since a time may fall while the id rises; the higher id is the last.
         """
         self.close(sync=False)
+        self.try_to_write(0)
         gaps = self.vault.gaps_path(self._inst_id)
         if self.vault.folder_of(gaps).exists():
             cut_torn_end(gaps)
@@ -898,8 +908,8 @@ class TradeFiles:
         keys: list[str] = []
         days = 0
         for paths in reversed(self.vault.days(self._inst_id).values()):
-            lines = b"".join(self._tail_of(path) for path in paths).splitlines(keepends=True)[-DEDUP_KEYS:]
-            matches = [match for line in lines if (match := RECORD.fullmatch(line))]
+            lines = [line for path in paths for line in self._tail_of(path).splitlines(keepends=True)]
+            matches = [match for line in lines[-DEDUP_KEYS:] if (match := RECORD.fullmatch(line))]
             if not matches:
                 continue
             keys = [f"okx:{self._inst_id}:{match[5].decode()}" for match in matches] + keys
@@ -1062,7 +1072,7 @@ class Link(websockets.ClientConnection):
     """A connection that hands over each frame as it comes from the socket: no queue between socket and file."""
 
     unacked: set[str]  # instruments whose subscription OKX has not acknowledged
-    unheard: set[str]  # instruments without a trade so far; kept only while it replaces another link
+    unheard: list[str]  # instruments by trades to come before it may replace another link; OKX repeats an old one first
     replaces: Link | None = None  # until this one is sure to bring everything
     leaving = False  # another link replaces this one, or has done so
     heard = True  # something arrived since somebody last looked
@@ -1098,7 +1108,8 @@ class Feed:
         self._tasks = tasks
         self._link: Link | None = None
         self._subscribed_once = False
-        self._rejected_since: float | None = None
+        self._rejected_since = self._rejected_at = -ON_END_S
+        self._replace_at = -UPGRADES_APART_S
         self._seldom = Seldom()
 
     def reconnect(self, reason: str) -> None:
@@ -1111,11 +1122,15 @@ class Feed:
         pauses = delays()
         options: dict[str, Any] = {"compression": None, "ping_interval": None, "create_connection": Link}
         options |= {"open_timeout": CONNECT_S, "close_timeout": 1, "max_size": FRAME_BYTES}
+        if replaces:
+            self._replace_at = max(monotonic(), self._replace_at + UPGRADES_APART_S)
+            await asyncio.sleep(self._replace_at - monotonic())
         while True:
             opened_at = monotonic()
             try:
                 self._link = link = cast(Link, await websockets.connect(self._url, **options))
-            except (OSError, ImportError, websockets.WebSocketException) as exc:  # ImportError: a SOCKS proxy
+            # ImportError: a SOCKS proxy; ValueError: a redirect to nowhere
+            except (OSError, ImportError, ValueError, websockets.WebSocketException) as exc:
                 reason = f"can't connect: {describe(exc)}"
             else:
                 reason = await self._serve(link, replaces)
@@ -1133,7 +1148,7 @@ class Feed:
 
     async def _serve(self, link: Link, replaces: Link | None) -> str:
         """Subscribe and take frames until the connection ends; return why it ended."""
-        link.unacked, link.unheard, link.replaces = set(self._takes), set(self._takes), replaces
+        link.unacked, link.unheard, link.replaces = set(self._takes), [*self._takes] * 2, replaces
         link.take_frame = partial(self._on_frame, link)
         link.transport.max_size = READ_BYTES  # type: ignore[attr-defined] # asyncio's own is 256 KB, and stays in memory
         watch = self._tasks.create_task(self._watch(link))
@@ -1191,8 +1206,8 @@ class Feed:
             take = self._takes.get(trade.inst_id)
             if take is None:
                 raise BuildFailError(f"Unexpected instId: {shown(trade.inst_id)} in {shown(row)}")
-            if link.replaces is not None:
-                link.unheard.discard(trade.inst_id)
+            if link.replaces is not None and trade.inst_id in link.unheard:
+                link.unheard.remove(trade.inst_id)
             take(trade)
 
     def _on_event(self, link: Link, message: dict[str, Any], frame: bytes) -> None:
@@ -1204,7 +1219,7 @@ class Feed:
             link.unacked.discard(inst_id)
             log.info("Subscribed to trades", instId=inst_id)
             if not link.unacked:
-                self._subscribed_once, self._rejected_since = True, None
+                self._subscribed_once, self._rejected_at = True, -ON_END_S
         elif event == "error" and link.unacked:
             self._on_rejection(link, f"code {code}, {text}", final=code in REJECTIONS)
         elif event == "notice" and code == "64008":
@@ -1219,7 +1234,9 @@ class Feed:
         """Stop where OKX refuses a subscription for good: at start, or for REJECTED_S on end; else try again."""
         now = monotonic()
         if final:
-            self._rejected_since = now if self._rejected_since is None else self._rejected_since
+            if now - self._rejected_at >= ON_END_S:
+                self._rejected_since = now
+            self._rejected_at = now
             if not self._subscribed_once or now - self._rejected_since >= REJECTED_S:
                 raise BuildFailError(f"Subscription rejected: {what}")
         link.end(f"subscription failed: {what}")
@@ -1243,8 +1260,16 @@ class Desk:
     day_finished: Callable[[str, str], None]  # takes instId and the finished day after the first line of the next
     seldom: Seldom = dataclasses.field(default_factory=Seldom)
     repairing: set[str] = dataclasses.field(default_factory=set)  # instIds
-    helped_at: float = 0.0  # when REST last closed a gap or proved one, or was first needed
+    awake_s: float = 0.0  # a clock that stands still while the PC sleeps: then REST is not to be blamed
+    helped_at: float = 0.0  # of that clock, when REST last closed a gap or proved one, or was first needed
     given_up: bool = False  # it helped nobody for UNREPAIRED_S
+
+    async def stay_awake(self) -> None:
+        """Let the clock go on; a sleep of the PC looks like one long pause here."""
+        while True:
+            before = monotonic()
+            await asyncio.sleep(WATCH_S)
+            self.awake_s += min(monotonic() - before, 4 * WATCH_S)
 
 
 class Progress:
@@ -1296,6 +1321,7 @@ class Recorder:
         self._day = self._second = ""  # of the newest line
         self._lines: list[str] = []  # of the day, not yet in the file
         self._reset_check_at = 0.0  # not before
+        self._reset_checks = 0
         self._bad_rows: dict[str, float] = {}  # from REST, since when
 
     def recover(self) -> None:
@@ -1380,7 +1406,7 @@ class Recorder:
         while self.failed:
             await asyncio.sleep(RETRY_WRITE_S)
             try:
-                self.files.vault.try_to_write()
+                self.files.try_to_write(PROBE_BYTES)
                 self.recover()
             except OSError as exc:
                 self.fail(exc)
@@ -1414,7 +1440,7 @@ class Recorder:
         repairing = self._desk.repairing
         if self.inst_id not in repairing:
             if not repairing:
-                self._desk.helped_at = monotonic()
+                self._desk.helped_at = self._desk.awake_s
             repairing.add(self.inst_id)
             self._desk.spawn(self._repair())
 
@@ -1424,21 +1450,21 @@ class Recorder:
         try:
             while (self.sequence.open or self.sequence.reset_hint) and not self.failed:
                 pages = repair.plan(monotonic())
-                if pages and monotonic() >= self._hopeless_at():
+                patience = self._patience()
+                if pages and patience <= 0:
                     self._give_up(repair)
                     progress = None
-                elif self.sequence.reset_hint:
-                    if await self._check_reset(self.sequence.reset_hint):
-                        repair, progress = Repair(self.sequence, monotonic()), None
-                elif not pages:
-                    await asyncio.sleep(LATE_S / 5)
-                else:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout_at(self._hopeless_at()):
+                elif pages:
+                    with contextlib.suppress(TimeoutError):  # after a sleep of the PC it comes too early
+                        async with asyncio.timeout(patience):
                             if progress is None:
                                 progress = Progress(self.sequence, self.inst_id, self._desk.seldom, monotonic())
                                 await self._apply_horizon()
                             await self._ask(repair, pages, progress)
+                elif not self.sequence.reset_hint or monotonic() < self._reset_check_at:
+                    await asyncio.sleep(LATE_S / 5)
+                elif await self._check_reset(self.sequence.reset_hint):
+                    repair, progress = Repair(self.sequence, monotonic()), None
             if progress and not self.failed:
                 progress.end(monotonic())
         finally:
@@ -1456,30 +1482,30 @@ class Recorder:
                 before, now = self.repaired, monotonic()
                 self.store(repair.learn(after, trades, now))
                 if repair.helped_at == now:
-                    self._desk.helped_at = now
+                    self._desk.helped_at = self._desk.awake_s
                 progress.fetched += self.repaired - before
                 progress.say(now)
         finally:
             for answer in asked:
                 answer.cancel()
 
-    def _hopeless_at(self) -> float:
-        """Return from when on gaps are put on record: at once, or when REST has helped nobody for too long."""
+    def _patience(self) -> float:
+        """Return how long REST has still to help, s, before what is missing goes on record."""
         desk = self._desk
-        return desk.helped_at + UNREPAIRED_S if desk.backfill_ms and not desk.given_up else 0.0
+        return desk.helped_at + UNREPAIRED_S - desk.awake_s if desk.backfill_ms and not desk.given_up else 0.0
 
     def _give_up(self, repair: Repair) -> None:
         """Put on record what is missing, but for what may still come late."""
         if self._desk.backfill_ms and not self._desk.given_up:
             self._desk.given_up = True
-            self._desk.spawn(self._until_rest_helps(self.sequence.seen_ts))
+            self._desk.spawn(self._until_rest_helps(self.sequence.seen, self.sequence.seen_ts))
         self.store(self.sequence.give_up(repair.settled, "unrepaired" if self._desk.backfill_ms else "horizon"))
 
-    async def _until_rest_helps(self, ts: str) -> None:
-        """Keep asking REST until it shows a trade of this time or later; then gaps are repaired again."""
-        while not any(trade.ts >= ts for trade in await self._rest.newest(self.inst_id, 1)):
+    async def _until_rest_helps(self, trade_id: int, ts: str) -> None:
+        """Keep asking REST until it shows a trade with this id or time, or later; then gaps are repaired again."""
+        while not any(row.last >= trade_id or row.ts >= ts for row in await self._rest.newest(self.inst_id, 1)):
             await asyncio.sleep(ASK_AGAIN_S[1])
-        self._desk.given_up, self._desk.helped_at = False, monotonic()
+        self._desk.given_up, self._desk.helped_at = False, self._desk.awake_s
         log.info("REST helps again: from now on gaps are repaired")
 
     def _good_rows(self, rows: list[Any]) -> list[Trade]:
@@ -1490,7 +1516,7 @@ class Recorder:
         for trade_id, exc in bad:
             known = int(trade_id) if re.fullmatch(FIELD_PATTERNS[3], trade_id) else -1
             if known < 0 or self.sequence.lacks(known):
-                now = monotonic()
+                now = self._desk.awake_s
                 if now - self._bad_rows.setdefault(trade_id, now) >= BAD_ROW_S:
                     way = f"REST sends trade {shown(trade_id, 60)} so; --backfill-hours 0 passes over it"
                     raise BuildFailError(f"{exc.args[0]} ({way})") from None
@@ -1503,26 +1529,28 @@ class Recorder:
         horizon = int(sequence.shown_ts or sequence.ts or 0) - self._desk.backfill_ms
         if sequence.ts and int(sequence.ts) < horizon:
             rows = self._good_rows(await self._rest.history(self.inst_id, 2, horizon))
+            older = rows[-1].last if rows else -1
+            rows = self._good_rows(await self._rest.history(self.inst_id, 1, older + 1 + PAGE)) if rows else []
             if rows and not self.failed:
-                self.store(sequence.give_up(rows[-1].last, "horizon", f"{horizon:013}"))
+                newer_ts = next((row.ts for row in rows if row.last > older), f"{horizon:013}")
+                self.store(sequence.give_up(older, "horizon", newer_ts))
 
     async def _check_reset(self, hint: Trade) -> bool:
         """Ask REST whether OKX's ids were really reset; a stray old push is no more than a duplicate."""
-        reset = False
-        if monotonic() >= self._reset_check_at:
-            try:
-                rows = await asyncio.wait_for(self._rest.newest(self.inst_id, PAGE), REST_TIMEOUT_S)
-            except TimeoutError:  # gaps may be due to go on record meanwhile
-                return False
-            self._reset_check_at = monotonic() + RESET_CHECK_S
-            newest = max(rows, key=attrgetter("ts"), default=hint)  # by time: the page may still hold ids of before
-            lower = newest.last < (self.sequence.next or 0) - RESET_IDS
-            reset = bool(rows) and lower and newest.ts > self.sequence.ts and not self.failed
-        if reset:
-            self.recent.clear()
-            self.store(self.sequence.reset(hint))
-        self.sequence.reset_hint = None
-        return reset
+        self._reset_check_at = monotonic() + RESET_CHECK_S
+        self._reset_checks += 1
+        rows: list[Trade] = []
+        with contextlib.suppress(TimeoutError):
+            rows = await asyncio.wait_for(self._rest.newest(self.inst_id, PAGE), REST_TIMEOUT_S)
+        ts, newest = max(((row.ts, row.last) for row in rows), default=("", 0))  # the page may still hold ids of before
+        if self.failed or (ts < hint.ts and self._reset_checks < ABSENT_ANSWERS):  # REST lags
+            return False
+        self._reset_checks, self.sequence.reset_hint = 0, None
+        if ts < hint.ts or newest >= (self.sequence.next or 0) - 1 - RESET_IDS:
+            return False
+        self.recent.clear()
+        self.store(self.sequence.reset(hint))
+        return True
 
     async def missed_by_feed(self) -> bool:
         """Ask REST whether there are trades that the feed has not shown."""
@@ -1647,30 +1675,36 @@ def check_days(jobs: list[tuple[str, str, list[Path], list[tuple[int, int]]]]) -
     with contextlib.ExitStack() as stack:
         results: Iterable[DayCheck] = (check_day(*job) for job in jobs)
         if size > 32 << 20 and len(jobs) > 1:
-            pool = stack.enter_context(concurrent.futures.ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs))))
+            workers = min(os.cpu_count() or 1, len(jobs), 61)  # more are an error on Windows
+            pool = stack.enter_context(concurrent.futures.ProcessPoolExecutor(workers))
             results = pool.map(check_day, *zip(*jobs, strict=True))
         for done, check in enumerate(results, 1):
-            if sys.stderr.isatty() and monotonic() - started > 1:
+            if on_terminal() and monotonic() - started > 1:
                 print(f"\r{done} of {len(jobs)} days read ", end="\n" if done == len(jobs) else "", file=sys.stderr)
             yield check
 
 
-def check_between_days(checks: list[DayCheck]) -> None:
+def lines_between(check: DayCheck, low: int, high: int) -> dict[int, tuple[str, bytes]]:
+    """Return where a day's lines with these ids stand, and the lines."""
+    found = {}
+    for path, number, line in numbered_lines(check.paths):
+        match = RECORD.fullmatch(line)
+        if match and low <= int(match[5]) <= high:
+            found[int(match[5])] = f"{path}:{number}", line
+    return found
+
+
+def check_between_days(checks: list[DayCheck], resets: list[tuple[int, int]]) -> None:
     """Look for trades that two days of an instrument hold, where the ranges of their ids overlap."""
-    readable = [check for check in checks if "a file that can't be read" not in check.problems.counts]
-    for i, check in enumerate(readable):
-        for other in readable[:i]:
-            low, high = max(check.low_id, other.low_id), min(check.high_id, other.high_id)
-            if check.lines and other.lines and low <= high:
-                both = ((numbered_lines(day.paths)) for day in (other, check))
-                matches = ([(place, RECORD.fullmatch(place[2])) for place in places] for places in both)
-                stored, again = (
-                    {int(m[5]): place for place, m in day if m and low <= int(m[5]) <= high} for day in matches
-                )
-                for trade_id in sorted(stored.keys() & again.keys()):
-                    path, number, line = again[trade_id]
-                    earlier = "{}:{}".format(*stored[trade_id])
-                    check.problems.add("a trade stored in two days", f"{path}:{number} and {earlier}", line)
+    readable = [check for check in checks if check.lines and "a file that can't be read" not in check.problems.counts]
+    for check, other in itertools.combinations(reversed(readable), 2):
+        low, high = max(check.low_id, other.low_id), min(check.high_id, other.high_id)
+        if low <= high:
+            stored, again = (lines_between(day, low, high) for day in (other, check))
+            for trade_id in sorted(stored.keys() & again.keys()):
+                (earlier, before), (where, line) = stored[trade_id], again[trade_id]
+                if not resets or before[:42] == line[:42]:  # the time; after a reset ids come again
+                    check.problems.add("a trade stored in two days", f"{where} and {earlier}", line)
 
 
 def check_beside(vault: Vault, inst_id: str, newest: DayCheck | None) -> Problems:
@@ -1701,11 +1735,10 @@ def verify(vault: Vault) -> int:
     checks: dict[str, list[DayCheck]] = {inst_id: [] for inst_id in vault.instruments()}
     for check in check_days(jobs):
         checks[check.inst_id].append(check)
-        if len(checks[check.inst_id]) == len(vault.days(check.inst_id)):
-            check_between_days(checks[check.inst_id])
     problems = Problems()
     lines = 0
     for inst_id, days in checks.items():
+        check_between_days(days, vault.resets(inst_id))
         gap_days = [(gap["before_utc"] or gap["after_utc"])[:10] for gap in vault.gaps(inst_id)]
         for day in days:
             ends = (day.first[0], day.last[0], day.first[1], day.last[1])
@@ -1844,8 +1877,8 @@ def sync_all(recorders: list[Recorder]) -> list[tuple[Recorder, OSError]]:
 def raise_in(tasks: asyncio.TaskGroup, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Let an error in a callback, such as a frame's BUILD_FAIL, end the exporter as one in a task does."""
     exc = context.get("exception")
-    if not isinstance(exc, BaseException):
-        log.warning(f"asyncio: {context.get('message')}")
+    if exc is None or isinstance(exc, OSError):  # Windows has some for a connection that is gone; ours do not come here
+        log.warning(f"asyncio: {context['message']}", error=exc and describe(exc))
         return
 
     async def fail(error: BaseException) -> None:
@@ -1859,8 +1892,8 @@ class Exporter:
 
     def __init__(self, vault: Vault, ws_url: str, rest_url: str, backfill_hours: float) -> None:
         self._vault = vault
-        self._ws_url = ws_url
-        self._rest_url = rest_url
+        self.ws_url = ws_url
+        self.rest_url = rest_url
         self._backfill_ms = round(backfill_hours * 3_600_000)
         self._recorders: dict[str, Recorder] = {}
         self._stats_at = monotonic()  # when the last Stats line was written
@@ -1869,10 +1902,10 @@ class Exporter:
         """Capture until cancelled; whatever ends it, all that was accepted is on disk then."""
         try:
             async with rest_session() as session, asyncio.TaskGroup() as tasks:
-                rest = Rest(session, self._rest_url)
+                rest = Rest(session, self.rest_url)
                 asyncio.get_running_loop().set_exception_handler(partial(raise_in, tasks))
                 await self._start(rest, tasks)
-                feed = Feed(self._ws_url, {key: value.take for key, value in self._recorders.items()}, tasks)
+                feed = Feed(self.ws_url, {key: value.take for key, value in self._recorders.items()}, tasks)
                 for job in (
                     feed.stay_connected(),
                     self._sync_files(),
@@ -1896,6 +1929,7 @@ class Exporter:
             spawn(tasks, self._audit_later(rest, inst_id, day))
 
         desk = Desk(partial(spawn, tasks), len(instruments), self._backfill_ms, day_finished)
+        tasks.create_task(desk.stay_awake())
         for instrument in instruments:
             recorder = Recorder(instrument, self._vault, rest, desk)
             try:
@@ -1915,6 +1949,8 @@ class Exporter:
             saved = [self._vault.load_instrument(inst_id) for inst_id in INSTRUMENTS]
             if monotonic() - rest.answered_at >= METADATA_S and all(saved):
                 for task, inst_id in zip(asked, INSTRUMENTS, strict=True):
+                    if task.done():
+                        continue
                     task.cancel()
                     log.warning("REST can't be reached: starting with saved metadata, and asking on", instId=inst_id)
                     tasks.create_task(self._look_again(rest, inst_id))
@@ -2046,6 +2082,8 @@ async def capture(exporter: Exporter) -> int:
         signum = getattr(signal, name, None)
         if signum and not (name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN):  # nohup
             signal.signal(signum, stop)
+    urls = {"ws_url": exporter.ws_url, "rest_url": exporter.rest_url}
+    log.info(f"trades_exporter {VERSION} started", process=os.getpid(), **urls)
     exit_code = 0
     try:
         await running
@@ -2102,7 +2140,8 @@ def start_log() -> None:
     """Log to the console; what libraries have to say comes along from WARNING on."""
     logging.raiseExceptions = False  # a log that can't be written (disk full, console gone) stops nothing
     logging.getLogger("trades_exporter").setLevel(logging.INFO)
-    add_log_handler(logging.StreamHandler(), colors=sys.stderr.isatty())
+    if sys.stderr:
+        add_log_handler(logging.StreamHandler(), colors=on_terminal())
     structlog.configure(
         processors=[*LOG_PROCESSORS, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -2111,15 +2150,30 @@ def start_log() -> None:
     )
 
 
-def matching(pattern: str, what: str) -> Callable[[str], str]:
-    """Return what takes such a value of the command line."""
+def file_name(text: str) -> Path:
+    """Take a name from the command line; an empty one is an unset variable, not the present folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name")
+    return Path(text)
 
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text, re.ASCII):
-            raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
-        return text
 
-    return check
+def hours(text: str) -> float:
+    """Take a number of hours from 0 on from the command line."""
+    if not re.fullmatch(r"\d{1,6}(\.\d+)?", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours from 0 on")
+    return float(text)
+
+
+def address(text: str, schemes: tuple[str, ...]) -> str:
+    """Take a URL from the command line."""
+    try:
+        url = urlsplit(text)
+        valid = url.scheme in schemes and url.hostname and (url.hostname.encode("idna"), url.port)
+    except ValueError:  # what can't be a host name or a port
+        valid = False
+    if not valid or re.search(r"\s", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no {' or '.join(schemes)} URL")
+    return text
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -2137,15 +2191,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
     judge.add_argument("--audit", nargs="?", const=yesterday, type=date.fromisoformat, metavar="DATE", help=audit_help)
     add = parser.add_argument
-    add("--vault", type=Path, default=HERE / "Vault", metavar="DIR", help="Vault beside the script")
+    add("--vault", type=file_name, default=HERE / "Vault", metavar="DIR", help="Vault beside the script")
     log_file = HERE / "trades_exporter.log"
-    add("--log-file", type=Path, default=log_file, metavar="FILE", help="trades_exporter.log beside the script")
-    web_socket, web = matching(r"wss?://[^/\s]+\S*", "WebSocket URL"), matching(r"https?://[^/\s]+\S*", "web address")
+    add("--log-file", type=file_name, default=log_file, metavar="FILE", help="trades_exporter.log beside the script")
+    web_socket, web = partial(address, schemes=("wss", "ws")), partial(address, schemes=("https", "http"))
     add("--ws-url", type=web_socket, default=WS_URL, metavar="URL", help=WS_URL)
     add("--rest-url", type=web, default=REST_URL, metavar="URL", help=REST_URL)
     how_far = "24: how far back a gap is repaired; 0: none is, each is put on record at once"
-    hours = matching(r"\d{1,6}(\.\d+)?", "number of hours from 0 on")
-    add("--backfill-hours", type=hours, default="24", metavar="H", help=how_far)
+    add("--backfill-hours", type=hours, default=24.0, metavar="H", help=how_far)
     add("--version", action="version", version=f"trades_exporter {VERSION}")
     return parser.parse_args(argv)
 
@@ -2160,8 +2213,7 @@ def run_capture(args: argparse.Namespace) -> int:
         log.error(f"The log file {args.log_file} can't be written: {exc}")
         return 2
     add_log_handler(handler, colors=False)
-    log.info(f"trades_exporter {VERSION} started", process=os.getpid(), ws_url=args.ws_url, rest_url=args.rest_url)
-    return asyncio.run(capture(Exporter(vault, args.ws_url, args.rest_url, float(args.backfill_hours))))
+    return asyncio.run(capture(Exporter(vault, args.ws_url, args.rest_url, args.backfill_hours)))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -350,6 +350,8 @@ class Faults:
     reject_left: float = math.inf  # … so many more times
     no_ack: set[str] = field(default_factory=set)  # subscriptions of these instruments come to nothing, silently
     ack_delay_s: float = 0.0
+    live_delay_s: float = 0.0  # from a subscription's ack and the latest push to the pushes of the market
+    always_notice: bool = False  # each connection hears of an upgrade (64008) as soon as it is subscribed
     # REST
     rest_only: str = ""  # the REST faults concern only paths that hold this; latency concerns all
     rest: dict[str, float] = field(default_factory=dict)  # kind (see REST_FAILURES): probability per request
@@ -893,10 +895,20 @@ class FakeOKX:
         if op == "unsubscribe":
             connection.subscribed.discard(inst_id)
             return
-        connection.subscribed.add(inst_id)
+        if self.faults.live_delay_s:
+            self._running_loop().call_later(self.faults.live_delay_s, connection.subscribed.add, inst_id)
+        else:
+            connection.subscribed.add(inst_id)
+        if self.faults.always_notice:
+            self._announce_upgrade(connection)
         pushes = self.markets[inst_id].pushes
         if pushes and time.monotonic() >= self.faults.muted.get(inst_id, 0.0):
             connection.send(push_payload(inst_id, [push_row(inst_id, pushes[-1])]))
+
+    def _announce_upgrade(self, connection: Connection) -> None:
+        msg = "The connection will soon be closed for a service upgrade. Please reconnect."
+        event = {"event": "notice", "code": "64008", "msg": msg, "connId": connection.conn_id}
+        connection.send(orjson.dumps(event))
 
     def _send_error(self, connection: Connection, code: str, msg: str) -> None:
         connection.send(orjson.dumps({"event": "error", "code": code, "msg": msg, "connId": connection.conn_id}))
@@ -1049,11 +1061,9 @@ class FakeOKX:
 
     def notice(self, close_after_s: float, code: int = 1001) -> None:
         """Announce a service upgrade (64008) to those connected now, and close them so much later."""
-        msg = "The connection will soon be closed for a service upgrade. Please reconnect."
 
         def announce(connection: Connection) -> None:
-            event = {"event": "notice", "code": "64008", "msg": msg, "connId": connection.conn_id}
-            connection.send(orjson.dumps(event))
+            self._announce_upgrade(connection)
             self._running_loop().call_later(close_after_s, self._close, connection, code, "upgrade")
 
         self._for_each(announce)

@@ -4,7 +4,9 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -318,6 +320,17 @@ def test_a_refusal_after_a_reconnect_is_believed_only_when_it_lasts(okx: FakeOKX
     assert "BUILD_FAIL: Subscription rejected" in one.log
 
 
+def test_refusals_with_a_long_silence_between_are_not_on_end(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """The PC slept, or was offline: two refusals are no ten minutes of them."""
+    one = exporter(okx, settings={"REJECTED_S": 0.5, "ON_END_S": 1.0, "STEADY_S": 0.0}).start_capture()
+    okx.faults.reject_code, okx.faults.reject_left = "60018", 4  # both instruments, twice
+    okx.faults.ws_script.extend(["", "503", "503", ""])
+    okx.close()
+    one.wait_for_log("Subscribed to trades", times=4)
+    assert one.log.count("subscription failed") == 2
+    assert one.stop() == 0
+
+
 # ------------------------------------------------------------------------------------------------- start and stop
 
 
@@ -351,6 +364,24 @@ def test_closing_writes_what_was_still_gathered(tmp_path: Path) -> None:
             assert len(day_files(tmp_path, BTC)[0].read_bytes().splitlines()) == 10
 
     asyncio.run(take_and_close())
+
+
+def test_it_can_be_stopped_from_its_first_line_on(okx: FakeOKX, exporter: MakeExporter) -> None:
+    for _ in range(5):
+        one = exporter(okx).start()
+        one.wait_for_log(" started ")
+        assert one.stop() == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no shell to close it")
+def test_it_needs_no_console(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """As with pythonw; what it has to say stands in the log."""
+    one = exporter(okx)
+    one.process = subprocess.Popen(["/bin/sh", "-c", f"exec {shlex.join(one.command())} >&- 2>&-"])
+    one.wait_for_log("Subscribed to trades", times=2)
+    okx.trade()
+    one.wait_until(lambda: stored_ids(one), what="a line")
+    assert one.stop() == 0
 
 
 def test_under_nohup_it_outlives_its_terminal(okx: FakeOKX, exporter: MakeExporter) -> None:
@@ -420,6 +451,10 @@ def test_the_log_is_for_people(make_okx: MakeOKX, exporter: MakeExporter) -> Non
         ["--backfill-hours", "-1"],
         ["--audit", "2026-02-30"],
         ["--ws-url", "http://127.0.0.1/"],
+        ["--ws-url", "ws://127.0.0.1:99999/"],
+        ["--ws-url", "wss://.okx.com/"],
+        ["--rest-url", "http://[::1"],
+        ["--vault", ""],
         ["--verify", "--audit"],
         ["an argument too many"],
     ],

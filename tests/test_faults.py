@@ -3,20 +3,33 @@
 What comes together stands in campaign.py.
 """
 
+import gzip
 import json
 import random
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 from campaign import DAMAGES, append
 
 from fake_okx import BTC, ETH, REST_FAILURES, FakeOKX, Row, utc_ms
-from harness import Exporter, assert_vault_equals_ledger, day_files, last_stored_id, range_of_gap, read_gaps, read_vault
+from harness import (
+    Exporter,
+    assert_vault_equals_ledger,
+    day_files,
+    last_stored_id,
+    range_of_gap,
+    read_file,
+    read_gaps,
+    read_vault,
+    to_utc,
+)
 from trades_exporter import TradeFiles, Vault
 
 MakeOKX = Callable[..., FakeOKX]
@@ -158,6 +171,37 @@ def test_ids_that_begin_anew_are_followed(okx: FakeOKX, exporter: MakeExporter, 
     assert one.run("--verify").returncode == 0
 
 
+def test_where_rest_lags_behind_a_reset_nothing_of_the_new_ids_is_passed_over(
+    okx: FakeOKX, exporter: MakeExporter
+) -> None:
+    """The first push that hinted at it is kept until REST has seen it too."""
+    one = start_with_a_trade(exporter(okx, settings={"RESET_CHECK_S": 0.5}))
+    okx.faults.rest_lag_s = 1.5
+    okx.reset_ids(1000)
+    okx.set_rate(20, BTC)
+    one.wait_until(lambda: "id_reset" in reasons(one), what="the reset on record")
+    okx.faults.rest_lag_s = 0.0
+    okx.settle()
+    goal = okx.ledger[BTC][-1].trade_id
+    one.wait_until(lambda: last_stored_id(one.vault) == goal, what="all stored")
+    assert one.stop() == 0
+    assert assert_vault_equals_ledger(one.vault, okx).missing == 0
+
+
+def test_a_stray_low_push_does_not_hold_up_repairs(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """Though REST can't be asked about it."""
+    one = start_with_a_trade(exporter(okx, settings={"REST_TIMEOUT_S": 1.0}))
+    push = okx.trade()[0]
+    one.wait_until_stored()
+    okx.faults.rest, okx.faults.rest_only = {"503": 1.0}, "market/trades"
+    okx.resend(push, fields={"tradeId": "7", "count": "1", "ts": str(push.ts + 1)})
+    one.wait_for_log("market/trades: HTTP 503")
+    okx.trade(lost=True)
+    okx.trade()
+    one.wait_until_stored()
+    finish(one)
+
+
 def test_an_old_push_with_a_new_time_is_no_reset_unless_rest_agrees(okx: FakeOKX, exporter: MakeExporter) -> None:
     one = start_with_a_trade(exporter(okx))
     push = okx.trade()[0]
@@ -240,6 +284,32 @@ def test_empty_files_do_not_hide_where_the_vault_ends(okx: FakeOKX, exporter: Ma
     assert reasons(one) == []
 
 
+def test_a_torn_end_that_was_compressed_hides_nothing_behind_it(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """It can't be cut off; the day goes on in a file of its own."""
+    one = start_with_a_trade(exporter(okx))
+    okx.trade(n=5, count=1)
+    one.wait_until_stored()
+    assert one.stop() == 0
+    [day] = day_files(one.vault, BTC)
+    day.with_name(day.name + ".gz").write_bytes(gzip.compress(day.read_bytes()[:-40]))
+    day.unlink()
+
+    def stored() -> list[int]:
+        lines = b"".join(read_file(path) for path in day_files(one.vault, BTC))
+        return [int(trade_id) for trade_id in re.findall(rb'"trade_id":"(\d+)".*\n', lines)]
+
+    def stored_holds(trade_id: int) -> bool:
+        return trade_id in stored()
+
+    for _ in range(3):
+        one.start_capture()
+        goal = okx.ledger[BTC][-1].trade_id
+        one.wait_until(partial(stored_holds, goal), what="all stored")
+        assert one.stop() == 0
+        okx.trade(count=1)
+    assert len(stored()) == len(set(stored()))
+
+
 def test_the_last_id_may_stand_in_the_file_of_yesterday(okx: FakeOKX, exporter: MakeExporter) -> None:
     """A ts may fall while the id rises; a restart looks at both days."""
     one = exporter(okx).start_capture()
@@ -269,6 +339,8 @@ def test_older_than_the_horizon_goes_on_record_and_the_rest_is_repaired(okx: Fak
     first, last = range_of_gap(gap)
     older = [trade.trade_id for trade in okx.ledger[BTC][1:] if trade.ts < shown_at - HOUR_MS]
     assert (first, last) == (older[0], older[-1])
+    after, before = okx.ledger[BTC][0], okx.ledger[BTC][1 + len(older)]
+    assert (gap["after_utc"], gap["before_utc"]) == (to_utc(after.ts), to_utc(before.ts))
     finish(one, missing=len(older))
 
 
@@ -336,6 +408,17 @@ def test_when_rest_helps_nobody_all_that_waits_is_given_up_together(okx: FakeOKX
     )
     assert eth_given_up - btc_given_up < (eth - btc) / 2
     finish(one, missing=2)
+
+
+def test_a_senseless_time_does_not_keep_rest_from_being_believed_again(okx: FakeOKX, exporter: MakeExporter) -> None:
+    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 1.0}))
+    okx.faults.rest = {"503": 1.0}
+    okx.trade(count=1, lost=True)
+    okx.trade(count=1, fields={"ts": "4102444800000"})
+    one.wait_for_log("reason=unrepaired")
+    okx.faults.rest = {}
+    one.wait_for_log("REST helps again")
+    assert one.stop() == 0
 
 
 def test_a_rest_that_fails_in_every_way_only_slows_repairs_down(make_okx: MakeOKX, exporter: MakeExporter) -> None:
@@ -493,6 +576,28 @@ def test_an_announced_upgrade_leaves_no_gap(make_okx: MakeOKX, exporter: MakeExp
     assert "Gap found" not in one.log
 
 
+def test_an_upgrade_waits_for_new_trades_on_the_new_connection(make_okx: MakeOKX, exporter: MakeExporter) -> None:
+    """The latest trade, which OKX repeats after a subscription, does not say that the next ones will come."""
+    okx = make_okx(rate=50)
+    one = exporter(okx).start_capture()
+    [old] = okx.connections
+    okx.faults.live_delay_s = 1.0
+    okx.notice(close_after_s=60.0)
+    one.wait_until(lambda: okx.connects == 2 and old not in okx.connections, what="the old one is closed")
+    finish(one)
+    assert "Gap found" not in one.log
+
+
+def test_upgrade_after_upgrade_is_no_storm_of_connections(make_okx: MakeOKX, exporter: MakeExporter) -> None:
+    """OKX refuses more than three new ones a second."""
+    okx = make_okx(rate=50)
+    okx.faults.always_notice = True
+    one = exporter(okx).start_capture()
+    one.wait_until(lambda: okx.connects >= 6, what="six connections")
+    assert "HTTP 429" not in one.log
+    finish(one)
+
+
 def test_an_announced_upgrade_of_a_quiet_connection_ends_too(okx: FakeOKX, exporter: MakeExporter) -> None:
     """Where no trade comes in over the new one, the old one is closed all the same, after a while."""
     one = exporter(okx, settings={"REPLACE_S": 1.0}).start_capture()
@@ -520,6 +625,25 @@ def test_a_missing_ack_is_not_accepted(okx: FakeOKX, exporter: MakeExporter) -> 
     okx.faults.no_ack = set()
     one.wait_for_log(f"Subscribed to trades           instId={ETH}")
     finish(one)
+
+
+def test_a_sleep_in_the_midst_of_a_repair_is_not_held_against_rest(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """It gave no answer for longer than it is given, but nobody was awake to hear one."""
+    if sys.platform == "win32":
+        pytest.skip("no SIGSTOP there")
+    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 3.0}))
+    okx.prefill(BTC, 20_000, okx.now_ms(), okx.now_ms() + 1)
+    okx.faults.rest_latency_s = 0.3
+    okx.trade()
+    one.wait_for_log("Gap found")
+    assert one.process is not None
+    one.process.send_signal(signal.SIGSTOP)
+    slept = time.monotonic() + 4.0
+    one.wait_until(lambda: time.monotonic() > slept, what="a long sleep")
+    one.process.send_signal(signal.SIGCONT)
+    one.wait_until_stored()
+    finish(one)
+    assert reasons(one) == []
 
 
 def test_after_a_sleep_the_time_slept_is_fetched(make_okx: MakeOKX, exporter: MakeExporter) -> None:

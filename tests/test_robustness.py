@@ -16,8 +16,9 @@ from typing import Self
 
 import pytest
 
-from fake_okx import BTC, ETH, JUNK_FRAMES, REST_FAILURES, FakeOKX
+from fake_okx import BTC, ETH, JUNK_FRAMES, REST_FAILURES, FakeOKX, utc_ms
 from harness import Exporter, assert_vault_equals_ledger, day_files, last_stored_id, read_gaps, read_vault, wait_for
+from trades_exporter import BuildFailError, Instrument, RecordFormat, Trade, TradeFiles, Vault, raise_in
 
 with contextlib.suppress(ImportError):
     import resource  # not on Windows
@@ -114,6 +115,35 @@ def test_a_read_only_vault_is_exit_4(okx: FakeOKX, exporter: MakeExporter) -> No
     capture = exporter(okx)
     with tmpfs(capture.vault, "ro"):
         assert_unusable(capture)
+
+
+def test_a_vault_where_days_can_not_be_stored_is_exit_4(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """Though all else could be."""
+    capture = exporter(okx)
+    days = capture.vault / "raw" / "okx" / "trades_perps"
+    days.parent.mkdir(parents=True)
+    days.write_text("no folder")
+    done = capture.run()
+    assert done.returncode == 4
+    assert str(days) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_day_that_a_killed_process_left_is_on_the_disk_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system may have had no time yet to write what the process wrote."""
+    vault = Vault(tmp_path)
+    vault.lock()
+    record = RecordFormat(Instrument(BTC, ("0.01", "1", "linear"), "live"))
+    for trade_id, day in ((1, "2026-11-21"), (2, "2026-11-22")):
+        ts = str(utc_ms(f"{day}T12:00:00Z"))
+        trade = Trade(trade_id, trade_id, True, False, BTC, str(trade_id), ts, "1", "1", "buy", "")
+        TradeFiles(vault, BTC).append(day, record.line(trade, f"{day}T12:00:00").encode())
+    synced: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
+    assert TradeFiles(vault, BTC).recover()[0] == 2
+    assert {path.stat().st_ino for path in day_files(tmp_path, BTC)} <= synced
 
 
 def test_a_disk_that_is_full_at_start_is_exit_4(okx: FakeOKX, exporter: MakeExporter) -> None:
@@ -474,6 +504,20 @@ def test_senseless_answers_of_rest_are_asked_for_again(btc: FakeOKX, exporter: M
         btc.trade()
         capture.wait_until_stored()
     assert_all_stored(capture)
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"), [(ConnectionResetError("WinError 10054"), False), (BuildFailError("bad"), True), (None, False)]
+)
+def test_an_error_that_windows_has_with_a_dead_connection_ends_nothing(error: Exception | None, ends: bool) -> None:
+    """Its event loop shuts down a socket that is gone; what our own callbacks raise is no OSError."""
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            raise_in(tasks, asyncio.get_running_loop(), {"message": "in a callback", "exception": error})
+
+    with pytest.raises(ExceptionGroup) if ends else contextlib.nullcontext():
+        asyncio.run(run())
 
 
 # TLS

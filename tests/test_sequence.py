@@ -71,6 +71,7 @@ def test_a_taker_order_at_several_prices_is_written_push_by_push() -> None:
     """They share a millisecond; only behind single trades of it, from REST, a push may begin earlier than it says."""
     sequence = stored_up_to(10)
     assert written(offer_all(sequence, [push(last, 3, ts=TS + 5) for last in (13, 16, 19)])) == [13, 16, 19]
+    assert written(offer_all(Sequence(1000), [push(last, "", ts=TS + 5) for last in (11, 12, 13)])) == [11, 12, 13]
     sequence.offer(push(21, 1, ts=TS + 5))
     assert written(sequence.offer(single(20, ts=TS + 5))) == [20, 21]
     assert written(sequence.offer(push(24, 3, ts=TS + 5))) == []
@@ -319,7 +320,7 @@ HIGH = 2_978_601_964
 
 @pytest.mark.parametrize(
     ("last", "newer", "hinted"),
-    [(HIGH - RESET_IDS - 1, True, True), (HIGH - RESET_IDS + 1, True, False), (7, True, True), (7, False, False)],
+    [(HIGH - RESET_IDS - 1, True, True), (HIGH - RESET_IDS, True, False), (7, True, True), (7, False, False)],
 )
 def test_only_a_much_lower_id_with_a_newer_time_hints_at_a_reset(last: int, newer: bool, hinted: bool) -> None:
     sequence = stored_up_to(HIGH)
@@ -350,6 +351,7 @@ def test_after_a_reset_the_sequence_goes_on_at_the_lower_ids() -> None:
     skipped = sequence.skipped
     assert written(sequence.offer(push(HIGH + 9))) == []
     assert (missing(sequence), sequence.skipped) == ([], skipped + 1), "a straggler with an id of before"
+    assert written(offer_all(sequence, [push(10, ts=TS * 3), single(9, ts=TS * 2 - 1)])) == [9, 10], "times may fall"
 
 
 def test_the_line_of_the_gaps_file_has_strings_only_and_nothing_where_there_is_nothing() -> None:

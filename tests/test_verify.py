@@ -225,6 +225,19 @@ def test_a_trade_in_two_days_is_named_with_file_and_line(vault: Path, capsys: Ca
     assert copy.decode().strip() in place
 
 
+def test_ids_that_come_again_after_a_reset_are_other_trades(vault: Path, capsys: Capture) -> None:
+    """Two days may hold the same ids then; the very same trade is still named."""
+    line = day_path(vault, DAYS[0]).read_bytes().splitlines(keepends=True)[-1]
+    later = day_path(vault, "2026-11-23")
+    later.write_bytes(line.replace(DAYS[0].encode(), b"2026-11-23"))
+    end = int(re.findall(rb'"trade_id":"(\d+)"', day_path(vault, DAYS[1]).read_bytes())[-1])
+    write_gap(vault, "id_reset", (end, end - 2_000_000), (f"{DAYS[1]}T23:00:00.000Z", "2026-11-22T00:00:00.000Z"))
+    assert verify(Vault(vault)) == 0
+    later.write_bytes(line)
+    assert verify(Vault(vault)) == 1
+    assert "stored in two days" in capsys.readouterr().out
+
+
 def test_after_twenty_of_a_kind_there_is_a_count(vault: Path, capsys: Capture) -> None:
     path = day_path(vault, DAYS[0])
     edit(path, every_line(lambda line: line.replace(b"\n", b"\r\n")))
