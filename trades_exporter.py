@@ -2168,8 +2168,9 @@ def address(text: str, schemes: tuple[str, ...]) -> str:
     """Take a URL from the command line."""
     try:
         url = urlsplit(text)
-        valid = url.scheme in schemes and url.hostname and (url.hostname.encode("idna"), url.port)
-    except ValueError:  # what can't be a host name or a port
+        labels = (url.hostname or "").rstrip(".").split(".")
+        valid = url.scheme in schemes and all(0 < len(label) < 64 for label in labels) and url.port != -1
+    except ValueError:  # what can't be a host or a port
         valid = False
     if not valid or re.search(r"\s", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no {' or '.join(schemes)} URL")
