@@ -1528,12 +1528,11 @@ class Recorder:
         sequence = self.sequence
         horizon = int(sequence.shown_ts or sequence.ts or 0) - self._desk.backfill_ms
         if sequence.ts and int(sequence.ts) < horizon:
-            rows = self._good_rows(await self._rest.history(self.inst_id, 2, horizon))
-            older = rows[-1].last if rows else -1
-            rows = self._good_rows(await self._rest.history(self.inst_id, 1, older + 1 + PAGE)) if rows else []
-            if rows and not self.failed:
-                newer_ts = next((row.ts for row in rows if row.last > older), f"{horizon:013}")
-                self.store(sequence.give_up(older, "horizon", newer_ts))
+            older = [row.last for row in self._good_rows(await self._rest.history(self.inst_id, 2, horizon))]
+            rows = await self._rest.history(self.inst_id, 1, older[-1] + 1 + PAGE) if older else []
+            newer_ts = [row.ts for row in self._good_rows(rows) if row.last > older[-1]]
+            if older and not self.failed:
+                self.store(sequence.give_up(older[-1], "horizon", newer_ts[0] if newer_ts else f"{horizon:013}"))
 
     async def _check_reset(self, hint: Trade) -> bool:
         """Ask REST whether OKX's ids were really reset; a stray old push is no more than a duplicate."""
