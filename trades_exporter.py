@@ -59,6 +59,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Event
 
 if sys.platform == "win32":
+    import ctypes
     import msvcrt
 else:
     import fcntl
@@ -2127,10 +2128,37 @@ class BoundedLog(logging.handlers.RotatingFileHandler):
                 self.stream = self._open()
 
 
+def shows_colors() -> bool:
+    """Tell whether a person is watching in colour; Windows' console has to be asked for it."""
+    if sys.platform == "win32" and on_terminal():
+        kernel32, mode = ctypes.windll.kernel32, ctypes.c_ulong()
+        console = kernel32.GetStdHandle(-12)  # standard error
+        kernel32.GetConsoleMode(console, ctypes.byref(mode))
+        return bool(kernel32.SetConsoleMode(console, mode.value | 4))  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
+    return on_terminal()
+
+
+def shown_value(value: object) -> str:
+    """Return a value of a line of the log, in quotes where it is not one word."""
+    return value if isinstance(value, str) and not re.search(r"""[\s="']""", value) else repr(value)
+
+
 def add_log_handler(handler: logging.Handler, *, colors: bool) -> None:
-    """Send every line of the log to this handler too: UTC time, level, message, key=value pairs."""
+    """Send every line of the log to this handler too: UTC time, level, message, key=value pairs.
+
+    structlog's own colours need a package more on Windows, so these are ours.
+    """
+    bright, dim, key, value, reset = (f"\x1b[{code}m" if colors else "" for code in (1, 2, 36, 35, 0))
+    levels = structlog.dev.ConsoleRenderer.get_default_level_styles(colors)
+    column, text = structlog.dev.Column, structlog.dev.KeyValueColumnFormatter
+    columns = [
+        column("timestamp", text(None, dim, reset, str)),
+        column("level", structlog.dev.LogLevelColumnFormatter({k: v + bright for k, v in levels.items()}, reset)),
+        column("event", text(None, bright, reset, str, width=30)),
+        column("", text(key, value, reset, shown_value)),
+    ]
     plain = structlog.dev.plain_traceback
-    renderer = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False, exception_formatter=plain)
+    renderer = structlog.dev.ConsoleRenderer(columns=columns, sort_keys=False, exception_formatter=plain)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(renderer, foreign_pre_chain=LOG_PROCESSORS))
     logging.getLogger().addHandler(handler)
 
@@ -2140,7 +2168,7 @@ def start_log() -> None:
     logging.raiseExceptions = False  # a log that can't be written (disk full, console gone) stops nothing
     logging.getLogger("trades_exporter").setLevel(logging.INFO)
     if sys.stderr:
-        add_log_handler(logging.StreamHandler(), colors=on_terminal())
+        add_log_handler(logging.StreamHandler(), colors=shows_colors())
     structlog.configure(
         processors=[*LOG_PROCESSORS, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

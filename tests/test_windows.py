@@ -381,6 +381,17 @@ def test_killed_in_the_midst_of_a_line_it_goes_on_without_a_gap(
     settle_and_stop(okx, exporter)
 
 
+def test_on_a_console_it_logs_in_colour(wine: Wine, tmp_path: Path) -> None:
+    """With nothing installed but the four packages: structlog's own colours would need a fifth on Windows."""
+    command = (wine.cpython / "python.exe", windows_path(ROOT / "trades_exporter.py"))
+    environment = wine.environment(PYTHONPATH=windows_path(wine.packages))
+    arguments = ("--verify", "--vault", windows_path(tmp_path / "missing"))
+    exit_code, shown = wine.run_on_console(*command, *arguments, environment=environment)
+    assert exit_code == 4, shown
+    assert "There is no" in shown
+    assert re.search(r"\x1b\[31m.*critical", shown)
+
+
 def test_a_second_exporter_says_who_holds_the_vault(
     okx: FakeOKX, windows_exporter: Callable[..., WindowsExporter]
 ) -> None:

