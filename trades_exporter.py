@@ -91,6 +91,7 @@ READ_BYTES = 32 << 10  # read from the socket at a time
 BURST_BYTES = 16 << 10  # that many at once are a burst, which is taken as it comes
 FLUSH_LINES = 128  # lines go to the file when all that came is taken, or when there are so many
 FSYNC_S = 1.0  # what a power cut can take
+PROBE = ".probe-"  # what begins so is written to see whether anything can be; Windows shows it
 PROBE_BYTES = 256 << 10  # that much room is enough to go on
 RETRY_WRITE_S = 1.0  # pause between attempts to write to a full or vanished disk
 SAY_AGAIN_S = 60.0  # a condition that lasts is logged at most so often
@@ -744,14 +745,16 @@ class Vault:
     def instruments(self) -> list[str]:
         """Return the instruments that the Vault knows."""
         found = {path.name for path in self.trades.glob("*") if path.is_dir()}
-        return sorted(found | {path.stem for path in (self.root / "meta/okx").glob("*/*.json*")})
+        found |= {path.stem for path in (self.root / "meta/okx").glob("*/*.json*")}
+        return sorted(name for name in found if re.fullmatch(r"[A-Z0-9]+(-[A-Z0-9]+)+", name))
 
     def days(self, inst_id: str) -> dict[str, list[Path]]:
         """Return the files of each stored day, oldest day first; a compressed file comes before its continuation."""
         files: dict[str, list[Path]] = {}
         for path in sorted((self.trades / inst_id).glob("*"), reverse=True):
             if match := re.fullmatch(r"(\d{4}-\d\d-\d\d)\.jsonl(\.gz)?", path.name):
-                files.setdefault(match[1], []).append(path)
+                with contextlib.suppress(ValueError):  # there is no such day
+                    files.setdefault(str(date.fromisoformat(match[1])), []).append(path)
         return dict(sorted(files.items()))
 
     def gaps_path(self, inst_id: str) -> Path:
@@ -859,10 +862,11 @@ class TradeFiles:
             self.written += lines.count(b"\n", 0, done)
             self._unsynced = True
 
-    def append_gap(self, gap: Gap) -> None:
-        """Put a gap on record, on the disk when this returns."""
+    def append_gaps(self, gaps: list[Gap]) -> None:
+        """Put gaps on record, on the disk when this returns."""
+        recorded_utc = utc(f"{time.time_ns() // 1_000_000:013}")
         with self.vault.folder_of(self.vault.gaps_path(self._inst_id)).open("ab") as file:
-            file.write(gap.line(self._inst_id, utc(f"{time.time_ns() // 1_000_000:013}")))
+            file.writelines(gap.line(self._inst_id, recorded_utc) for gap in gaps)
             file.flush()
             os.fsync(file.fileno())
 
@@ -871,7 +875,7 @@ class TradeFiles:
         folder = self.vault.trades / self._inst_id
         while not folder.exists() and folder != self.vault.root:
             folder = folder.parent
-        with tempfile.TemporaryFile(dir=folder) as probe:
+        with tempfile.TemporaryFile(prefix=PROBE, dir=folder) as probe:
             probe.write(bytes(size))
             probe.flush()
             os.fsync(probe.fileno())
@@ -978,6 +982,7 @@ class Rest:
         self._url = url.rstrip("/")
         self._lanes = {path: Lane(limit) for path, limit in REST_LIMITS.items()}
         self.answered_at = monotonic()
+        self.failed_at = 0.0  # when the last request without an answer of use was sent
 
     async def get(self, path: str, **query: str | int) -> list[Any]:
         """Return the `data` of an answer, however long it takes; an instrument that OKX does not know has none."""
@@ -986,7 +991,9 @@ class Rest:
             sent_at = await lane.turn()
             try:
                 data = await self._ask(path, query)
-            except (RestError, aiohttp.ClientError, OSError) as exc:  # a TimeoutError is an OSError
+            # a TimeoutError is an OSError; ValueError: a redirect to nowhere
+            except (RestError, aiohttp.ClientError, OSError, ValueError) as exc:
+                self.failed_at = sent_at
                 lane.failed(sent_at, f"{self._url}{path}: {describe(exc)}")
             else:
                 self.answered_at = monotonic()
@@ -1350,11 +1357,14 @@ class Recorder:
 
     def store(self, items: Iterable[Trade | Gap]) -> None:
         """Turn what the sequence lets through into lines, and see to it that they reach the file soon."""
+        gaps: list[Gap] = []
         for item in items:
             if self.failed:
                 return
             if isinstance(item, Gap):
-                self._store_gap(item)
+                if not gaps:
+                    gaps = [item for item in items if isinstance(item, Gap)]
+                    self._store_gaps(gaps)
                 continue
             second = utc_second(item.ts[:10])
             if second is not self._second:
@@ -1413,13 +1423,14 @@ class Recorder:
                 self.fail(exc)
         self._start_repair()
 
-    def _store_gap(self, gap: Gap) -> None:
-        """Put a gap on record before anything behind it is stored."""
+    def _store_gaps(self, gaps: list[Gap]) -> None:
+        """Put gaps on record before anything behind them is stored."""
         try:
-            self.files.append_gap(gap)
+            self.files.append_gaps(gaps)
         except OSError as exc:
             self.fail(exc)
-        else:
+            return
+        for gap in gaps:
             after, before = "" if gap.after_id is None else gap.after_id, gap.before_id
             log.warning("Gap on record", instId=self.inst_id, reason=gap.reason, after_id=after, before_id=before)
 
@@ -1447,25 +1458,27 @@ class Recorder:
 
     async def _repair(self) -> None:
         """Ask REST for whatever is missing, for whatever reason it is, round after round, until nothing is."""
-        repair, progress = Repair(self.sequence, monotonic()), None
+        began = monotonic()
+        repair, progress, horizon_kept = Repair(self.sequence, began), None, False
         try:
             while (self.sequence.open or self.sequence.reset_hint) and not self.failed:
                 pages = repair.plan(monotonic())
                 patience = self._patience()
-                if pages and patience <= 0:
+                if not pages or (self._desk.given_up and self._rest.failed_at < began):  # it may answer by now
+                    hint = self.sequence.reset_hint
+                    if hint and monotonic() >= self._reset_check_at and await self._check_reset(hint):
+                        repair, progress = Repair(self.sequence, monotonic()), None
+                    await asyncio.sleep(LATE_S / 5)
+                elif patience <= 0:
                     self._give_up(repair)
-                    progress = None
-                elif pages:
+                    repair, progress = Repair(self.sequence, monotonic()), None
+                else:
+                    progress = progress or Progress(self.sequence, self.inst_id, self._desk.seldom, monotonic())
                     with contextlib.suppress(TimeoutError):  # after a sleep of the PC it comes too early
                         async with asyncio.timeout(patience):
-                            if progress is None:
-                                progress = Progress(self.sequence, self.inst_id, self._desk.seldom, monotonic())
-                                await self._apply_horizon()
-                            await self._ask(repair, pages, progress)
-                elif not self.sequence.reset_hint or monotonic() < self._reset_check_at:
-                    await asyncio.sleep(LATE_S / 5)
-                elif await self._check_reset(self.sequence.reset_hint):
-                    repair, progress = Repair(self.sequence, monotonic()), None
+                            horizon_kept = horizon_kept or await self._keep_horizon()
+                            if horizon_kept:
+                                await self._ask(repair, pages, progress)
             if progress and not self.failed:
                 progress.end(monotonic())
         finally:
@@ -1504,8 +1517,11 @@ class Recorder:
 
     async def _until_rest_helps(self, trade_id: int, ts: str) -> None:
         """Keep asking REST until it shows a trade with this id or time, or later; then gaps are repaired again."""
+        asked_at = monotonic()
         while not any(row.last >= trade_id or row.ts >= ts for row in await self._rest.newest(self.inst_id, 1)):
+            self._rest.failed_at = max(self._rest.failed_at, asked_at)
             await asyncio.sleep(ASK_AGAIN_S[1])
+            asked_at = monotonic()
         self._desk.given_up, self._desk.helped_at = False, self._desk.awake_s
         log.info("REST helps again: from now on gaps are repaired")
 
@@ -1524,16 +1540,21 @@ class Recorder:
                 trades = [trade for trade in trades if trade.last < known]
         return trades
 
-    async def _apply_horizon(self) -> None:
-        """Put on record what is older than --backfill-hours, counted from the trade that showed the gap."""
+    async def _keep_horizon(self) -> bool:
+        """Put on record what is older than --backfill-hours before the trade that showed the gap; False: ask again."""
         sequence = self.sequence
         horizon = int(sequence.shown_ts or sequence.ts or 0) - self._desk.backfill_ms
-        if sequence.ts and int(sequence.ts) < horizon:
-            older = [row.last for row in self._good_rows(await self._rest.history(self.inst_id, 2, horizon))]
-            rows = await self._rest.history(self.inst_id, 1, older[-1] + 1 + PAGE) if older else []
-            newer_ts = [row.ts for row in self._good_rows(rows) if row.last > older[-1]]
-            if older and not self.failed:
-                self.store(sequence.give_up(older[-1], "horizon", newer_ts[0] if newer_ts else f"{horizon:013}"))
+        if not sequence.ts or int(sequence.ts) >= horizon:
+            return True
+        older = [row.last for row in self._good_rows(await self._rest.history(self.inst_id, 2, horizon))]
+        if not older:
+            await asyncio.sleep(ASK_AGAIN_S[1])
+            return False
+        rows = self._good_rows(await self._rest.history(self.inst_id, 1, older[-1] + 1 + PAGE))
+        newer_ts = next((row.ts for row in rows if row.last > older[-1]), f"{horizon:013}")
+        if not self.failed:
+            self.store(sequence.give_up(older[-1], "horizon", newer_ts))
+        return True
 
     async def _check_reset(self, hint: Trade) -> bool:
         """Ask REST whether OKX's ids were really reset; a stray old push is no more than a duplicate."""
@@ -1541,7 +1562,8 @@ class Recorder:
         self._reset_checks += 1
         rows: list[Trade] = []
         with contextlib.suppress(TimeoutError):
-            rows = await asyncio.wait_for(self._rest.newest(self.inst_id, PAGE), REST_TIMEOUT_S)
+            async with asyncio.timeout(REST_TIMEOUT_S):
+                rows = await self._rest.newest(self.inst_id, PAGE)
         ts, newest = max(((row.ts, row.last) for row in rows), default=("", 0))  # the page may still hold ids of before
         if self.failed or (ts < hint.ts and self._reset_checks < ABSENT_ANSWERS):  # REST lags
             return False
@@ -1620,7 +1642,7 @@ class DayCheck:
     high_id: int = -1
     bought: Decimal = Decimal(0)  # contracts
     sold: Decimal = Decimal(0)
-    contract: tuple[str, ...] = ()  # of the newest line
+    contracts: list[tuple[str, str, bytes]] = dataclasses.field(default_factory=list)  # and where each begins
 
 
 def is_reset(before: int, after: int, resets: list[tuple[int, int]]) -> bool:
@@ -1636,7 +1658,7 @@ def check_day(inst_id: str, day: str, paths: list[Path], resets: list[tuple[int,
     sums = {b"buy": Decimal(0), b"sell": Decimal(0)}
     first = last = None
     contract: list[bytes] = []
-    contracts, last_id, low_id, high_id = 0, -1, 1 << 64, -1
+    last_id, low_id, high_id = -1, 1 << 64, -1
     try:
         for path, number, line in numbered_lines(paths):
             match = RECORD.fullmatch(line)
@@ -1653,9 +1675,8 @@ def check_day(inst_id: str, day: str, paths: list[Path], resets: list[tuple[int,
                 kind = "a trade stored twice" if number_id == last_id else "ids that do not rise"
                 problem(kind, f"{path}:{number}", line)
             if values != contract:
-                contract, contracts = values, contracts + 1
-                if contracts > 2:
-                    problem("ctVal, ctMult or ctType change more than once a day", f"{path}:{number}", line)
+                contract = values
+                check.contracts.append((b" ".join(values).decode(), f"{path}:{number}", line))
             sums[side] = EXACT.add(sums[side], Decimal(size.decode()))
             check.lines += 1
             last_id, low_id, high_id = number_id, min(low_id, number_id), max(high_id, number_id)
@@ -1664,7 +1685,6 @@ def check_day(inst_id: str, day: str, paths: list[Path], resets: list[tuple[int,
     if first and last:
         check.first, check.last = ((end[0][29:42].decode(), end[5].decode()) for end in (first, last))
         check.low_id, check.high_id, check.bought, check.sold = low_id, high_id, sums[b"buy"], sums[b"sell"]
-        check.contract = tuple(value.decode() for value in contract)
     return check
 
 
@@ -1682,6 +1702,16 @@ def check_days(jobs: list[tuple[str, str, list[Path], list[tuple[int, int]]]]) -
             if on_terminal() and monotonic() - started > 1:
                 print(f"\r{done} of {len(jobs)} days read ", end="\n" if done == len(jobs) else "", file=sys.stderr)
             yield check
+
+
+def check_contracts(checks: list[DayCheck]) -> None:
+    """Look for contract values that change more than once in a file, or back again: a line that was tampered with."""
+    seen: list[str] = []
+    for check in checks:
+        for number, (contract, where, line) in enumerate(check.contracts):
+            if contract not in seen[-1:] and (number > 1 or contract in seen):
+                check.problems.add("ctVal, ctMult or ctType change more than once, or back", where, line)
+            seen.append(contract)
 
 
 def lines_between(check: DayCheck, low: int, high: int) -> dict[int, tuple[str, bytes]]:
@@ -1715,12 +1745,14 @@ def check_beside(vault: Vault, inst_id: str, newest: DayCheck | None) -> Problem
         if not Gap.entry(inst_id, line):
             problems.add("an invalid line in the gaps file", f"{path}:{number}", line)
     saved = vault.load_instrument(inst_id)
-    if newest and (saved is None or saved.contract != newest.contract):
-        what = f"the newest line has {newest.contract}, {vault.instrument_path(inst_id)} {saved and saved.contract}"
+    recorded = newest.contracts[-1][0] if newest else ""
+    if newest and (saved is None or " ".join(saved.contract) != recorded):
+        what = f"the newest line has {recorded}, {vault.instrument_path(inst_id)} {saved and ' '.join(saved.contract)}"
         problems.add("ctVal, ctMult or ctType differ from the saved instrument", what)
     known = {path for paths in vault.days(inst_id).values() for path in paths}
     for path in sorted(set((vault.trades / inst_id).glob("*")) - known):
-        problems.add("a file that is no day of trades", str(path))
+        if not path.name.startswith(PROBE):
+            problems.add("a file that is no day of trades", str(path))
     return problems
 
 
@@ -1739,6 +1771,7 @@ def verify(vault: Vault) -> int:
     lines = 0
     for inst_id, days in checks.items():
         check_between_days(days, vault.resets(inst_id))
+        check_contracts(days)
         gap_days = [(gap["before_utc"] or gap["after_utc"])[:10] for gap in vault.gaps(inst_id)]
         for day in days:
             ends = (day.first[0], day.last[0], day.first[1], day.last[1])
@@ -2120,12 +2153,18 @@ class BoundedLog(logging.handlers.RotatingFileHandler):
             os.truncate(source, 0)
 
     def doRollover(self) -> None:  # noqa: N802 - the name of the standard library
-        """Rotate; where an old file is in the way, go on in the present one and try again with the next line."""
+        """Move each file one on; where even a copy is refused, go on in the present one for as long again."""
+        if self.stream:
+            self.stream.close()
+        names = [self.baseFilename, *(f"{self.baseFilename}.{number}" for number in range(1, self.backupCount + 1))]
         try:
-            super().doRollover()
+            for source, dest in reversed(list(itertools.pairwise(names))):
+                if Path(source).exists():
+                    self.rotate(source, dest)
+            self.maxBytes = LOG_BYTES
         except OSError:
-            if self.stream is None:
-                self.stream = self._open()
+            self.maxBytes += LOG_BYTES
+        self.stream = self._open()
 
 
 def shows_colors() -> bool:
@@ -2261,6 +2300,8 @@ def main(argv: list[str] | None = None) -> int:
         return asyncio.run(audit(Vault(args.vault), args.rest_url, args.audit.isoformat()))
     except KeyboardInterrupt:
         return 1
+    except OSError as exc:
+        return report(unusable(args.vault, exc) if args.verify or args.audit else exc)
     except Exception as exc:  # noqa: BLE001 - the outermost edge
         return report(exc)
 

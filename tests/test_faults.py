@@ -284,6 +284,21 @@ def test_empty_files_do_not_hide_where_the_vault_ends(okx: FakeOKX, exporter: Ma
     assert reasons(one) == []
 
 
+def test_the_horizon_is_kept_though_rest_has_no_rows_at_first(okx: FakeOKX, exporter: MakeExporter) -> None:
+    one = start_with_a_trade(exporter(okx, args=["--backfill-hours", "1"]))
+    assert one.stop() == 0
+    begin = okx.now_ms()
+    okx.prefill(BTC, 500, begin, begin + 3 * HOUR_MS)
+    okx.set_clock(begin + 3 * HOUR_MS)
+    okx.faults.rest, okx.faults.rest_only = {"no rows": 1.0}, "history-trades"
+    one.start_capture()
+    one.wait_until(lambda: history_requests(one) >= 2, what="REST is asked again")
+    okx.faults.rest = {}
+    one.wait_until_stored()
+    assert one.stop() == 0
+    assert reasons(one) == ["horizon"]
+
+
 def test_a_torn_end_that_was_compressed_hides_nothing_behind_it(okx: FakeOKX, exporter: MakeExporter) -> None:
     """It can't be cut off; the day goes on in a file of its own."""
     one = start_with_a_trade(exporter(okx))
@@ -408,6 +423,34 @@ def test_when_rest_helps_nobody_all_that_waits_is_given_up_together(okx: FakeOKX
     )
     assert eth_given_up - btc_given_up < (eth - btc) / 2
     finish(one, missing=2)
+
+
+def test_a_rest_that_answers_and_knows_nothing_new_is_no_help_either(okx: FakeOKX, exporter: MakeExporter) -> None:
+    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 1.0, "ASK_AGAIN_S": [0.25, 0.5]}))
+    okx.faults.rest_lag_s = 3600.0
+    for _ in range(2):
+        okx.trade(count=1, lost=True)
+        okx.trade()
+        one.wait_until_stored()
+    assert reasons(one) == ["unrepaired", "unrepaired"]
+    okx.faults.rest_lag_s = 0.0
+    one.wait_for_log("REST helps again")
+    okx.trade(lost=True)
+    finish(one, missing=2)
+
+
+def test_what_is_missed_when_rest_is_back_is_not_given_up_unasked(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """The internet was gone for hours and is back: nobody has asked REST yet for what came to light only now."""
+    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 1.0}))
+    okx.faults.rest = {"503": 1.0}
+    okx.trade(count=1, lost=True)
+    okx.trade()
+    one.wait_for_log("reason=unrepaired")
+    one.wait_for_log("market/trades: HTTP 503", times=3)
+    okx.faults.rest = {}
+    okx.trade(n=5, lost=True)
+    okx.trade()
+    finish(one, missing=1)
 
 
 def test_a_senseless_time_does_not_keep_rest_from_being_believed_again(okx: FakeOKX, exporter: MakeExporter) -> None:

@@ -133,6 +133,12 @@ def test_the_reasons_of_gaps_are_those_of_the_script() -> None:
     assert set(reasons) <= STRINGS
 
 
+def test_the_top_level_holds_what_the_contract_says() -> None:
+    names = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
+    program = {"trades_exporter.py", "requirements.txt", "start_trades.bat", "README.md", "tests", "Vault"}
+    assert program <= names <= program | {"__pycache__", "trades_exporter.log"}
+
+
 def test_the_script_reads_from_top_to_bottom() -> None:
     """Each of its functions and classes uses only what stands above it, or in it."""
     defined_at: dict[str, int] = {}

@@ -11,7 +11,7 @@ import pytest
 
 import trades_exporter
 from harness import ROOT, STOP_S, wait_for
-from trades_exporter import Lane
+from trades_exporter import Lane, Rest, rest_session
 
 HANGING_DNS = f"""
 import socket, sys, time
@@ -36,6 +36,28 @@ def test_a_sleep_of_the_pc_does_not_bunch_requests_up(monkeypatch: pytest.Monkey
 
     taken = asyncio.run(ask())
     assert all(later - earlier > 0.29 for earlier, later in zip(taken, taken[limit:], strict=False))
+
+
+def test_a_redirect_to_nowhere_is_passing() -> None:
+    """As of a captive portal: it is asked again, later."""
+    requests = 0
+
+    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        await reader.readuntil(b"\r\n\r\n")
+        requests += 1
+        writer.write(b"HTTP/1.1 302 Found\r\nLocation: http://a..b/\r\nContent-Length: 0\r\n\r\n")
+
+    async def ask() -> None:
+        async with await asyncio.start_server(redirect, "127.0.0.1", 0) as server, rest_session() as session:
+            port = server.sockets[0].getsockname()[1]
+            asking = asyncio.ensure_future(Rest(session, f"http://127.0.0.1:{port}").newest("BTC-USDT-SWAP", 1))
+            while requests < 2 and not asking.done():
+                await asyncio.sleep(0.02)
+            asking.cancel()
+
+    asyncio.run(ask())
+    assert requests == 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM kills at once there")

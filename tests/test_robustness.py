@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -16,9 +17,10 @@ from typing import Self
 
 import pytest
 
+import trades_exporter
 from fake_okx import BTC, ETH, JUNK_FRAMES, REST_FAILURES, FakeOKX, utc_ms
 from harness import Exporter, assert_vault_equals_ledger, day_files, last_stored_id, read_gaps, read_vault, wait_for
-from trades_exporter import BuildFailError, Instrument, RecordFormat, Trade, TradeFiles, Vault, raise_in
+from trades_exporter import BoundedLog, BuildFailError, Instrument, RecordFormat, Trade, TradeFiles, Vault, raise_in
 
 with contextlib.suppress(ImportError):
     import resource  # not on Windows
@@ -518,6 +520,31 @@ def test_an_error_that_windows_has_with_a_dead_connection_ends_nothing(error: Ex
 
     with pytest.raises(ExceptionGroup) if ends else contextlib.nullcontext():
         asyncio.run(run())
+
+
+def test_a_log_that_somebody_holds_stays_bounded_and_costs_no_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows does not rename a file that a viewer has open."""
+    path = tmp_path / "x.log"
+    monkeypatch.setattr(trades_exporter, "LOG_BYTES", 1000)
+    rename = os.rename
+
+    def refuse(source: str | Path, dest: str | Path) -> None:
+        if "x.log.1" in (Path(source).name, Path(dest).name):
+            raise PermissionError
+        rename(source, dest)
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, refuse)
+    handler = BoundedLog(path, maxBytes=1000, backupCount=5)
+    for number in range(100):
+        handler.emit(logging.LogRecord("x", logging.INFO, "", 0, f"{number:0>90}", (), None))
+    handler.close()
+    files = [tmp_path / f"x.log.{number}" for number in (5, 4, 3, 2, 1)] + [path]
+    kept = [int(line) for file in files for line in file.read_text().splitlines()]
+    assert kept == list(range(kept[0], 100))
+    assert max(file.stat().st_size for file in files) <= 1000
 
 
 # TLS

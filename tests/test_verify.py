@@ -225,6 +225,32 @@ def test_a_trade_in_two_days_is_named_with_file_and_line(vault: Path, capsys: Ca
     assert copy.decode().strip() in place
 
 
+@pytest.mark.parametrize(("day", "number"), [(DAYS[0], -1), (DAYS[1], 0)], ids=["last of a day", "first of the next"])
+def test_contract_values_that_change_and_change_back_are_named(
+    vault: Path, capsys: Capture, day: str, number: int
+) -> None:
+    """Each day by itself looks as if OKX had changed them once."""
+    path = day_path(vault, day)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[number] = lines[number].replace(b'"ctVal":"0.01"', b'"ctVal":"0.02"')
+    path.write_bytes(b"".join(lines))
+    assert verify(Vault(vault)) == 1
+    assert "change more than once, or back" in capsys.readouterr().out
+
+
+def test_what_an_exporter_only_tries_is_no_problem(vault: Path) -> None:
+    """Windows shows the file with which it tries whether there is room."""
+    day_path(vault, DAYS[0]).with_name(".probe-abc").write_bytes(b"")
+    assert verify(Vault(vault)) == 0
+
+
+def test_a_day_that_does_not_exist_is_no_day(vault: Path, capsys: Capture) -> None:
+    path = day_path(vault, "2026-11-31")
+    path.write_bytes(b"")
+    assert verify(Vault(vault)) == 1
+    assert str(path) in capsys.readouterr().out
+
+
 def test_ids_that_come_again_after_a_reset_are_other_trades(vault: Path, capsys: Capture) -> None:
     """Two days may hold the same ids then; the very same trade is still named."""
     line = day_path(vault, DAYS[0]).read_bytes().splitlines(keepends=True)[-1]
@@ -302,8 +328,8 @@ def test_metadata_that_differs_from_the_newest_lines_is_a_problem(vault: Path, o
     assert verify(Vault(vault)) == 1
     report = capsys.readouterr().out
     assert BTC in report.partition("saved instrument")[2]
-    assert "'0.1'" in report
-    assert "'0.01'" in report
+    assert " 0.1 1 linear" in report
+    assert " 0.01 1 linear" in report
 
 
 # The gaps file
