@@ -574,3 +574,16 @@ def test_without_a_vault_the_command_exits_4_and_makes_none(
     assert str(judge.vault) in done.stderr
     assert "Traceback" not in done.stderr
     assert judge.vault.exists() == there
+
+
+def test_a_vault_that_can_not_be_read_is_exit_4(okx: FakeOKX, exporter: Callable[..., Exporter]) -> None:
+    """A folder where a file should be, say: the command names it, without a traceback."""
+    judge = exporter(okx)
+    write_vault(judge.vault, okx)
+    gaps = judge.vault / "meta" / "okx" / "gaps" / f"{BTC}.jsonl"
+    gaps.unlink(missing_ok=True)
+    gaps.mkdir(parents=True)
+    done = judge.run("--verify")
+    assert done.returncode == 4
+    assert str(gaps) in done.stderr
+    assert "Traceback" not in done.stderr
