@@ -745,8 +745,8 @@ class Vault:
     def instruments(self) -> list[str]:
         """Return the instruments that the Vault knows."""
         found = {path.name for path in self.trades.glob("*") if path.is_dir()}
-        found |= {path.stem for path in (self.root / "meta/okx").glob("*/*.json*")}
-        return sorted(name for name in found if re.fullmatch(r"[A-Z0-9]+(-[A-Z0-9]+)+", name))
+        known = {path.stem for path in (self.root / "meta/okx").glob("*/*.json*")}
+        return sorted(found | {name for name in known if re.fullmatch(r"[A-Z0-9]+(-[A-Z0-9]+)+", name)})
 
     def days(self, inst_id: str) -> dict[str, list[Path]]:
         """Return the files of each stored day, oldest day first; a compressed file comes before its continuation."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fake_okx import ABSENT, BTC, ETH, JUNK_FRAMES, FakeOKX, Push, push_payload, push_row, utc_ms
-from harness import Exporter, assert_vault_equals_ledger, day_files, last_stored_id, read_gaps, read_vault
+from harness import ROOT, Exporter, assert_vault_equals_ledger, day_files, last_stored_id, read_gaps, read_vault
 from trades_exporter import Desk, Instrument, Recorder, Rest, Vault, parse_trade, rest_session
 
 MakeOKX = Callable[..., FakeOKX]
@@ -366,11 +366,25 @@ def test_closing_writes_what_was_still_gathered(tmp_path: Path) -> None:
     asyncio.run(take_and_close())
 
 
-def test_it_can_be_stopped_from_its_first_line_on(okx: FakeOKX, exporter: MakeExporter) -> None:
-    for _ in range(5):
-        one = exporter(okx).start()
-        one.wait_for_log(" started ")
-        assert one.stop() == 0
+STOPS_ITSELF = f"""
+import logging, os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+import trades_exporter
+class AtFirst(logging.Handler):
+    def emit(self, record):
+        if " started" in str(record.msg):
+            os.kill(os.getpid(), signal.SIGTERM)
+logging.getLogger().addHandler(AtFirst())
+sys.exit(trades_exporter.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM kills at once there")
+def test_it_can_be_stopped_from_its_first_line_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STOPS_ITSELF, *NOBODY, "--vault", str(tmp_path / "Vault")]
+    done = subprocess.run([*command, "--log-file", str(tmp_path / "x.log")], capture_output=True, check=False)
+    assert done.returncode == 0
+    assert b"signal=SIGTERM" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no shell to close it")

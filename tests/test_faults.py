@@ -56,6 +56,15 @@ def start_with_a_trade(one: Exporter) -> Exporter:
     return one
 
 
+def miss_three_hours(one: Exporter, trades: int) -> Exporter:
+    """Have a first trade stored, stop, and let so many trades happen in the three hours until now."""
+    assert start_with_a_trade(one).stop() == 0
+    begin = one.okx.now_ms()
+    one.okx.prefill(BTC, trades, begin, begin + 3 * HOUR_MS)
+    one.okx.set_clock(begin + 3 * HOUR_MS)
+    return one
+
+
 def reasons(one: Exporter, inst_id: str = BTC) -> list[str]:
     """Return why ids are on record as missing, in order; each file begins with `start`."""
     first, *others = [gap["reason"] for gap in read_gaps(one.vault, inst_id)]
@@ -285,11 +294,7 @@ def test_empty_files_do_not_hide_where_the_vault_ends(okx: FakeOKX, exporter: Ma
 
 
 def test_the_horizon_is_kept_though_rest_has_no_rows_at_first(okx: FakeOKX, exporter: MakeExporter) -> None:
-    one = start_with_a_trade(exporter(okx, args=["--backfill-hours", "1"]))
-    assert one.stop() == 0
-    begin = okx.now_ms()
-    okx.prefill(BTC, 500, begin, begin + 3 * HOUR_MS)
-    okx.set_clock(begin + 3 * HOUR_MS)
+    one = miss_three_hours(exporter(okx, args=["--backfill-hours", "1"]), trades=500)
     okx.faults.rest, okx.faults.rest_only = {"no rows": 1.0}, "history-trades"
     one.start_capture()
     one.wait_until(lambda: history_requests(one) >= 2, what="REST is asked again")
@@ -342,11 +347,7 @@ def test_the_last_id_may_stand_in_the_file_of_yesterday(okx: FakeOKX, exporter: 
 
 
 def test_older_than_the_horizon_goes_on_record_and_the_rest_is_repaired(okx: FakeOKX, exporter: MakeExporter) -> None:
-    one = start_with_a_trade(exporter(okx, args=["--backfill-hours", "1"]))
-    assert one.stop() == 0
-    begin = okx.now_ms()
-    okx.prefill(BTC, 3000, begin, begin + 3 * HOUR_MS)
-    okx.set_clock(begin + 3 * HOUR_MS)
+    one = miss_three_hours(exporter(okx, args=["--backfill-hours", "1"]), trades=3000)
     shown_at = okx.pushes[BTC][-1].ts  # OKX pushes the latest after a subscription: that shows the gap
     one.start_capture()
     one.wait_until_stored()

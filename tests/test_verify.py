@@ -244,6 +244,12 @@ def test_what_an_exporter_only_tries_is_no_problem(vault: Path) -> None:
     assert verify(Vault(vault)) == 0
 
 
+def test_what_else_lies_beside_the_metadata_is_no_instrument(vault: Path, capsys: Capture) -> None:
+    (vault / "meta" / "okx" / "instruments" / "notes.json").write_text("{}")
+    assert verify(Vault(vault)) == 0
+    assert "of 2 instruments" in capsys.readouterr().out
+
+
 def test_a_day_that_does_not_exist_is_no_day(vault: Path, capsys: Capture) -> None:
     path = day_path(vault, "2026-11-31")
     path.write_bytes(b"")
