@@ -24,6 +24,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import decimal
+import errno
 import gc
 import gzip
 import io
@@ -40,7 +41,7 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Container, Coroutine, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -131,7 +132,8 @@ PROGRESS_S = 5.0  # a repair that takes longer says how far it is
 LOG_BYTES, LOG_FILES = 10_000_000, 5
 AUDIT_AFTER_S = 300.0  # a finished day is audited so long after the first line of the next
 AUDIT_PATIENCE_S = 60.0  # for OKX to give candles
-AUDIT_RETRIES = 6  # of the background audit, AUDIT_AFTER_S apart
+AUDIT_PAUSE_S = 0.01  # of the background audit, after each 1,000 lines
+ID_TAIL_BYTES = 64 << 10  # at the end of a file, in which its last id is looked for
 CANDLES = 300  # in a page of history-candles, OKX's maximum
 SHOWN = 20  # problems of a kind that are shown, before they are only counted
 UNFINISHED_LINE_S = 2.0  # a last line that an exporter is writing is whole by then
@@ -367,7 +369,7 @@ class RecentKeys(dict[str, None]):
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 GAP_LINE = re.compile(
-    rf'{{"recorded_utc":"{STAMP}","instId":"([^"\\]+)","reason":"(start|absent|unrepaired|horizon|id_reset)"'
+    rf'{{"recorded_utc":"{STAMP}","instId":"([^"\\]+)","reason":"(start|absent|unrepaired|pending|horizon|id_reset)"'
     r',"after_id":"(\d{0,19})","before_id":"(\d{1,20})"'
     rf',"after_utc":"(?:{STAMP})?","before_utc":"(?:{STAMP})?"}}\n'.encode(),
     re.ASCII,
@@ -389,14 +391,31 @@ class Gap(NamedTuple):
         entry |= {"after_id": "" if self.after_id is None else str(self.after_id), "before_id": str(self.before_id)}
         return orjson.dumps(entry | {"after_utc": utc(self.after_ts), "before_utc": utc(self.before_ts)}) + b"\n"
 
-    @staticmethod
-    def entry(inst_id: str, line: bytes) -> dict[str, str] | None:
+    @property
+    def after_utc(self) -> str:
+        """Return the time after which trades are missing, as the gaps file says it."""
+        return utc(self.after_ts)
+
+    @property
+    def before_utc(self) -> str:
+        """Return the time before which trades are missing, as the gaps file says it."""
+        return utc(self.before_ts)
+
+    @classmethod
+    def parse(cls, inst_id: str, line: bytes) -> Self | None:
         """Return what a line of the gaps file says, or None where it says nothing of this instrument."""
         match = GAP_LINE.fullmatch(line)
         if not match or match[1] != inst_id.encode():
             return None
-        backwards = match[3] and match[2] != b"id_reset" and int(match[3]) >= int(match[4])
-        return None if backwards else orjson.loads(line)
+        entry = orjson.loads(line)
+        after, before, reason = match[3] and int(match[3]), int(match[4]), entry["reason"]
+        if after and after >= before and reason != "id_reset":
+            return None
+        try:
+            times = [utc_text and milliseconds(utc_text) for utc_text in (entry["after_utc"], entry["before_utc"])]
+        except ValueError:  # no such day
+            return None
+        return cls(reason, int(after) if after else None, before, *times)
 
 
 first_id = attrgetter("first")
@@ -715,11 +734,15 @@ def cut_torn_end(path: Path) -> bytes:
 
 
 def numbered_lines(paths: Iterable[Path]) -> Iterator[tuple[Path, int, bytes]]:
-    """Yield the lines of day files, compressed or not; a last one that is being written is given time to be whole.
+    """Yield path, number and bytes of the lines of a day's files, compressed or not, or of any other file of lines.
 
-    Raises OSError, also for a compressed file that is damaged.
+    Behind a compressed file, records with ids up to its last one are left out: they are in it already, and the
+    compression was interrupted before it removed the plain file. A last line that is being written is given time to
+    be whole. Raises OSError, also for a compressed file that is damaged.
     """
+    compressed_up_to = -1  # id
     for path in paths:
+        line = b""
         try:
             with cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as lines:
                 for number, line in enumerate(lines, 1):
@@ -729,9 +752,17 @@ def numbered_lines(paths: Iterable[Path]) -> Iterator[tuple[Path, int, bytes]]:
                         before, line = line, lines.readline()  # noqa: PLW2901 - the same line, later
                         if not line.endswith(b"\n") and line != before:
                             continue  # gone, or still being written
+                    if (
+                        compressed_up_to >= 0
+                        and (match := RECORD.fullmatch(line))
+                        and int(match[5]) <= compressed_up_to
+                    ):
+                        continue
                     yield path, number, line
         except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
             raise OSError(f"{path} is damaged: {exc}") from exc
+        if path.suffix == ".gz" and (match := RECORD.fullmatch(line)):
+            compressed_up_to = int(match[5])
 
 
 class Vault:
@@ -746,7 +777,7 @@ class Vault:
         """Return the instruments that the Vault knows."""
         found = {path.name for path in self.trades.glob("*") if path.is_dir()}
         known = {path.stem for path in (self.root / "meta/okx").glob("*/*.json*")}
-        return sorted(found | {name for name in known if re.fullmatch(r"[A-Z0-9]+(-[A-Z0-9]+)+", name)})
+        return sorted(found | {name for name in known if re.fullmatch(r"[A-Z0-9]+(-[A-Z0-9_]+)+", name)})
 
     def days(self, inst_id: str) -> dict[str, list[Path]]:
         """Return the files of each stored day, oldest day first; a compressed file comes before its continuation."""
@@ -761,16 +792,15 @@ class Vault:
         """Return the file that names what is missing."""
         return self.root / "meta/okx/gaps" / f"{inst_id}.jsonl"
 
-    def gaps(self, inst_id: str) -> list[dict[str, str]]:
+    def gaps(self, inst_id: str) -> list[Gap]:
         """Return the whole entries of the gaps file."""
         path = self.gaps_path(inst_id)
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        return [entry for line in lines if (entry := Gap.entry(inst_id, line))]
+        return [gap for line in lines if (gap := Gap.parse(inst_id, line))]
 
     def resets(self, inst_id: str) -> list[tuple[int, int]]:
         """Return the low and the high id of each id_reset on record: between these the ids may fall."""
-        gaps = [gap for gap in self.gaps(inst_id) if gap["reason"] == "id_reset"]
-        return [(int(gap["before_id"]), int(gap["after_id"] or -1)) for gap in gaps]
+        return [(gap.before_id, gap.after_id or -1) for gap in self.gaps(inst_id) if gap.reason == "id_reset"]
 
     def instrument_path(self, inst_id: str) -> Path:
         """Return the file of the instrument's metadata."""
@@ -1442,12 +1472,6 @@ class Recorder:
                 self._desk.day_finished(self.inst_id, self._newest_day)
             self._newest_day = day
 
-    def say_day_again(self) -> None:
-        """At a start just after midnight, have the finished day audited as the run before would have done."""
-        days = list(self.files.vault.days(self.inst_id))
-        if len(days) > 1 and int(self.sequence.ts or 0) % 86_400_000 < AUDIT_AFTER_S * 1000:
-            self._desk.day_finished(self.inst_id, days[-2])
-
     def _start_repair(self) -> None:
         repairing = self._desk.repairing
         if self.inst_id not in repairing:
@@ -1584,6 +1608,83 @@ class Recorder:
 # ------------------------------------------------------------------------------------------------------------ verify
 
 EXACT = decimal.Context(prec=200)  # sums of sizes are never rounded
+PARALLEL_BYTES = 32 << 20  # from this size on, several processes read a Vault faster than one
+VERDICT_LINE = re.compile(
+    rf'{{"audited_utc":"{STAMP}","instId":"([^"\\]+)","day":"(\d{{4}}-\d\d-\d\d)","minutes_agreeing":"(\d{{1,4}})"'
+    r',"minutes_differing":"(\d{1,4})","minutes_not_covered":"(\d{1,4})","last_id":"(\d{0,19})"}\n'.encode(),
+    re.ASCII,
+)
+
+
+class Verdict(NamedTuple):
+    """How a stored UTC day agrees with OKX's candles; the last one of a day on record counts."""
+
+    inst_id: str
+    day: str
+    agreeing: int  # minutes
+    differing: int
+    not_covered: int  # by what is stored, or by OKX's candles
+    last_id: str  # of the day's last line when it was audited; empty where there was none
+
+    def __str__(self) -> str:
+        """Return it as the log and `--audit` show it."""
+        covered = self.agreeing + self.differing
+        uncovered = f", {self.not_covered} not covered" if self.not_covered else ""
+        return f"{self.inst_id} {self.day}: {self.agreeing} of {covered} covered minutes agree with OKX{uncovered}"
+
+    def line(self, audited_utc: str) -> bytes:
+        """Return the line of the audit file."""
+        names = ("instId", "day", "minutes_agreeing", "minutes_differing", "minutes_not_covered", "last_id")
+        values = dict(zip(names, map(str, self), strict=True))
+        return orjson.dumps({"audited_utc": audited_utc, **values}) + b"\n"
+
+    @classmethod
+    def parse(cls, inst_id: str, line: bytes) -> Self | None:
+        """Return what a line of the audit file says, or None where it is invalid or of another instrument."""
+        match = VERDICT_LINE.fullmatch(line)
+        if not match or match[1] != inst_id.encode():
+            return None
+        return cls(inst_id, match[2].decode(), int(match[3]), int(match[4]), int(match[5]), match[6].decode())
+
+
+def audit_path(vault: Vault, inst_id: str) -> Path:
+    """Return the file that holds an instrument's verdicts."""
+    return vault.root / "meta/okx/audit" / f"{inst_id}.jsonl"
+
+
+@contextlib.contextmanager
+def reading(vault: Vault) -> Iterator[None]:
+    """Turn an OSError into a VaultError: for code that reads the Vault and does nothing else."""
+    try:
+        yield
+    except OSError as exc:
+        raise unusable(vault.root, exc) from exc
+
+
+def print_report(*lines: str) -> None:
+    """Print lines of a report; raise SystemExit(1) where the output is closed or full.
+
+    A reader that has left (`--verify | head`) is no error worth a message.
+    """
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError as exc:
+        if exc.errno not in {errno.EPIPE, errno.EINVAL}:  # the second is what Windows says of a closed pipe
+            log.error(f"The report can't be written: {describe(exc)}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or else the buffer fails again at exit
+        raise SystemExit(1) from None
+
+
+def show_progress(text: str) -> None:
+    """Show how far a judge is, in place of what it showed before, where a person is watching."""
+    if on_terminal():
+        with contextlib.suppress(OSError):
+            print(f"\r{text:<60}\r{text}", end="", file=sys.stderr, flush=True)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 problem, 2 problems."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class Problems:
@@ -1594,13 +1695,13 @@ class Problems:
         self.counts: collections.Counter[str] = collections.Counter()
 
     def add(self, kind: str, where: str, line: bytes = b"") -> None:
-        """Note one; `where` names file and line."""
+        """Add one; `where` names file and line."""
         self.counts[kind] += 1
         if self.counts[kind] <= SHOWN:
             self.places.setdefault(kind, []).append(f"{where}: {shown(line.rstrip())}" if line else where)
 
     def merge(self, other: Problems) -> None:
-        """Take those of another day."""
+        """Add those of another day."""
         for kind, places in other.places.items():
             self.places[kind] = [*self.places.get(kind, []), *places][:SHOWN]
         self.counts.update(other.counts)
@@ -1627,127 +1728,150 @@ def record_defect(line: bytes) -> str:
     return "a line that is not compact JSON" if orjson.dumps(record) + b"\n" != line else "an invalid value"
 
 
+class Place(NamedTuple):
+    """A valid record and where it stands."""
+
+    line: bytes
+    path: Path
+    number: int
+
+    @property
+    def time(self) -> str:
+        """Return 21:34:56.123Z."""
+        return self.line[29:42].decode()
+
+    @property
+    def trade_id(self) -> int:
+        """Return the trade's id."""
+        return int(orjson.loads(self.line)["trade_id"])
+
+    @property
+    def contract(self) -> tuple[str, ...]:
+        """Return the values of the fields in CONTRACT."""
+        record = orjson.loads(self.line)
+        return tuple(record[name] for name in CONTRACT)
+
+
 @dataclasses.dataclass
 class DayCheck:
-    """What verify read in the files of one day."""
+    """What verify read in the files of one day. Lines with a problem of their own are in none of its figures."""
 
     inst_id: str
     day: str
-    paths: list[Path]
     problems: Problems = dataclasses.field(default_factory=Problems)
     lines: int = 0
-    first: tuple[str, str] = ("", "")  # time and id
-    last: tuple[str, str] = ("", "")
-    low_id: int = -1
-    high_id: int = -1
+    first: Place | None = None
+    first_after_midnight: Place | None = None  # the first line after 00:00:01
+    last_before_midnight: Place | None = None  # the last line before 23:59:59
+    last: Place | None = None
     bought: Decimal = Decimal(0)  # contracts
     sold: Decimal = Decimal(0)
-    contracts: list[tuple[str, str, bytes]] = dataclasses.field(default_factory=list)  # and where each begins
 
 
-def is_reset(before: int, after: int, resets: list[tuple[int, int]]) -> bool:
-    """Tell whether ids may fall like that, since an id_reset is on record."""
-    return before - after > RESET_IDS and any(low <= after and before <= high for low, high in resets)
-
-
-def check_day(inst_id: str, day: str, paths: list[Path], resets: list[tuple[int, int]]) -> DayCheck:
-    """Hold each line of a day against the contract; `resets`: low and high id of each id_reset on record."""
-    check = DayCheck(inst_id, day, paths)
+def check_day(inst_id: str, day: str, paths: list[Path]) -> DayCheck:
+    """Check the form of each line of a day, and that the ids rise."""
+    check = DayCheck(inst_id, day)
     problem = check.problems.add
     expected = (day.encode(), inst_id.encode(), symbol_canon(inst_id).encode())
     sums = {b"buy": Decimal(0), b"sell": Decimal(0)}
-    first = last = None
-    contract: list[bytes] = []
-    last_id, low_id, high_id = -1, 1 << 64, -1
+    first = early = after_midnight = last = None
+    last_id = -1
     try:
         for path, number, line in numbered_lines(paths):
             match = RECORD.fullmatch(line)
             if match is None:
                 problem(record_defect(line), f"{path}:{number}", line)
                 continue
-            line_day, _, line_inst, symbol, trade_id, side, _, size, *values = match.groups()
-            first, last = first or match, match
+            line_day, line_inst, symbol, trade_id, side, size = match.group(1, 3, 4, 5, 6, 8)
             if (line_day, line_inst, symbol) != expected:
                 kind = "a line of another day" if line_day != expected[0] else "a line of another instrument"
                 problem(kind, f"{path}:{number}", line)
+                continue
             number_id = int(trade_id)
-            if number_id <= last_id and not is_reset(last_id, number_id, resets):
+            if number_id <= last_id:
                 kind = "a trade stored twice" if number_id == last_id else "ids that do not rise"
                 problem(kind, f"{path}:{number}", line)
-            if values != contract:
-                contract = values
-                check.contracts.append((b" ".join(values).decode(), f"{path}:{number}", line))
             sums[side] = EXACT.add(sums[side], Decimal(size.decode()))
             check.lines += 1
-            last_id, low_id, high_id = number_id, min(low_id, number_id), max(high_id, number_id)
+            last_id, last = number_id, (line, path, number)
+            time_of_day = line[29:41]
+            if time_of_day < b"23:59:59":
+                early = last
+            if after_midnight is None:
+                first = first or last
+                if time_of_day > b"00:00:01.000":
+                    after_midnight = last
     except OSError as exc:
         problem("a file that can't be read", f"{inst_id} {day}: {describe(exc)}")
-    if first and last:
-        check.first, check.last = ((end[0][29:42].decode(), end[5].decode()) for end in (first, last))
-        check.low_id, check.high_id, check.bought, check.sold = low_id, high_id, sums[b"buy"], sums[b"sell"]
+    check.first, check.first_after_midnight, check.last_before_midnight, check.last = (
+        place and Place(*place) for place in (first, after_midnight, early, last)
+    )
+    check.bought, check.sold = sums[b"buy"], sums[b"sell"]
     return check
 
 
-def check_days(jobs: list[tuple[str, str, list[Path], list[tuple[int, int]]]]) -> Iterator[DayCheck]:
-    """Check all days, on all cores where there is much to read; say how far it is where a person waits."""
+def check_days(jobs: list[tuple[str, str, list[Path]]]) -> Iterator[DayCheck]:
+    """Check all days (instId, day, files), on all cores where there is much to read; show how far it is."""
     size = sum(path.stat().st_size for job in jobs for path in job[2])
-    started = monotonic()
-    with contextlib.ExitStack() as stack:
-        results: Iterable[DayCheck] = (check_day(*job) for job in jobs)
-        if size > 32 << 20 and len(jobs) > 1:
-            workers = min(os.cpu_count() or 1, len(jobs), 61)  # more are an error on Windows
-            pool = stack.enter_context(concurrent.futures.ProcessPoolExecutor(workers))
-            results = pool.map(check_day, *zip(*jobs, strict=True))
-        for done, check in enumerate(results, 1):
-            if on_terminal() and monotonic() - started > 1:
-                print(f"\r{done} of {len(jobs)} days read ", end="\n" if done == len(jobs) else "", file=sys.stderr)
-            yield check
+    done = 0
+    if size > PARALLEL_BYTES and len(jobs) > 1:
+        workers = min(os.cpu_count() or 1, len(jobs), 61)  # more are an error on Windows
+        leave_ctrl_c_to_us = signal.SIGINT, signal.SIG_IGN
+        try:
+            with concurrent.futures.ProcessPoolExecutor(
+                workers, initializer=signal.signal, initargs=leave_ctrl_c_to_us
+            ) as pool:
+                for check in pool.map(check_day, *zip(*jobs, strict=True)):
+                    done += 1
+                    show_progress(f"{done} of {len(jobs)} day files read")
+                    yield check
+        # no shared memory, no semaphores, no further process, or one was killed: none of it is the Vault's fault
+        except (OSError, ImportError, NotImplementedError, concurrent.futures.BrokenExecutor) as exc:
+            log.warning("Reading with several processes failed, going on with one", error=describe(exc))
+    for job in jobs[done:]:
+        done += 1
+        yield check_day(*job)
+        show_progress(f"{done} of {len(jobs)} day files read")
+    show_progress("")
 
 
-def check_contracts(checks: list[DayCheck]) -> None:
-    """Look for contract values that change more than once in a file, or back again: a line that was tampered with."""
-    seen: list[str] = []
-    for check in checks:
-        for number, (contract, where, line) in enumerate(check.contracts):
-            if contract not in seen[-1:] and (number > 1 or contract in seen):
-                check.problems.add("ctVal, ctMult or ctType change more than once, or back", where, line)
-            seen.append(contract)
+def check_seams(days: list[DayCheck]) -> None:
+    """Check that the ids of an instrument rise from each stored day to the next, but for a second around midnight.
+
+    `days` are in order. A problem is added to the later day.
+    """
+    for day, other in itertools.pairwise(day for day in days if day.lines):
+        for low, high in ((day.last_before_midnight, other.first), (day.last, other.first_after_midnight)):
+            if low and high and low.trade_id >= high.trade_id:
+                where = f"{high.path}:{high.number} has {high.trade_id}, {low.path}:{low.number} {low.trade_id}"
+                other.problems.add("ids that do not rise from day to day", where)
+                break
 
 
-def lines_between(check: DayCheck, low: int, high: int) -> dict[int, tuple[str, bytes]]:
-    """Return where a day's lines with these ids stand, and the lines."""
-    found = {}
-    for path, number, line in numbered_lines(check.paths):
-        match = RECORD.fullmatch(line)
-        if match and low <= int(match[5]) <= high:
-            found[int(match[5])] = f"{path}:{number}", line
-    return found
+def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield number and bytes of each line of a gaps or an audit file, which may not be there, or no longer."""
+    with contextlib.suppress(FileNotFoundError):
+        for _, number, line in numbered_lines([path]):
+            yield number, line
 
 
-def check_between_days(checks: list[DayCheck], resets: list[tuple[int, int]]) -> None:
-    """Look for trades that two days of an instrument hold, where the ranges of their ids overlap."""
-    readable = [check for check in checks if check.lines and "a file that can't be read" not in check.problems.counts]
-    for check, other in itertools.combinations(reversed(readable), 2):
-        low, high = max(check.low_id, other.low_id), min(check.high_id, other.high_id)
-        if low <= high:
-            stored, again = (lines_between(day, low, high) for day in (other, check))
-            for trade_id in sorted(stored.keys() & again.keys()):
-                (earlier, before), (where, line) = stored[trade_id], again[trade_id]
-                if not resets or before[:42] == line[:42]:  # the time; after a reset ids come again
-                    check.problems.add("a trade stored in two days", f"{where} and {earlier}", line)
+def check_metadata(vault: Vault, inst_id: str, last: Place | None) -> Problems:
+    """Check an instrument's gaps, audit and metadata files, and look for files that do not belong to its days.
 
-
-def check_beside(vault: Vault, inst_id: str, newest: DayCheck | None) -> Problems:
-    """Check an instrument's gaps file and metadata, and look for files that do not belong there."""
+    `last` is its newest line.
+    """
     problems = Problems()
-    path = vault.gaps_path(inst_id)
-    for _, number, line in numbered_lines([path] if path.exists() else []):
-        if not Gap.entry(inst_id, line):
-            problems.add("an invalid line in the gaps file", f"{path}:{number}", line)
+    for path, parse, name in (
+        (vault.gaps_path(inst_id), Gap.parse, "gaps"),
+        (audit_path(vault, inst_id), Verdict.parse, "audit"),
+    ):
+        for number, line in lines_of(path):
+            if not parse(inst_id, line):
+                problems.add(f"an invalid line in the {name} file", f"{path}:{number}", line)
     saved = vault.load_instrument(inst_id)
-    recorded = newest.contracts[-1][0] if newest else ""
-    if newest and (saved is None or " ".join(saved.contract) != recorded):
-        what = f"the newest line has {recorded}, {vault.instrument_path(inst_id)} {saved and ' '.join(saved.contract)}"
+    if last and (saved is None or saved.contract != last.contract):
+        values = " ".join(saved.contract) if saved else "none that is valid"
+        what = f"the newest line has {' '.join(last.contract)}, {vault.instrument_path(inst_id)} {values}"
         problems.add("ctVal, ctMult or ctType differ from the saved instrument", what)
     known = {path for paths in vault.days(inst_id).values() for path in paths}
     for path in sorted(set((vault.trades / inst_id).glob("*")) - known):
@@ -1756,141 +1880,482 @@ def check_beside(vault: Vault, inst_id: str, newest: DayCheck | None) -> Problem
     return problems
 
 
-TABLE = "{:<16} {:<10} {:>9}  {:<13} {:<13} {:>12} {:>12} {:>16} {:>16} {:>4} {:>8}"
+def touches(gap: Gap, day: str) -> bool:
+    """Tell whether a gap may hold trades of a day.
+
+    A pending range that goes over midnight ends with the first id of a day, so it holds nothing of that day.
+    """
+    begin, end = gap.after_utc[:10], gap.before_utc[:10] or "9"
+    return begin <= day < end or (day == end and (begin == end or gap.reason != "pending"))
+
+
+def is_hole(gap: Gap) -> bool:
+    """Tell whether trades are missing there for good: `start` without a lower end is where the record begins."""
+    return gap.reason in {"unrepaired", "horizon"} or (gap.reason == "start" and gap.after_id is not None)
+
+
+def time_range(begin: str, end: str) -> str:
+    """Return a range of time in words, of two times like 2026-11-21T10:56:01.123Z, which may be empty."""
+    length = 19 if begin[:16] == end[:16] else 16
+    after, before = (stamp[:length].replace("T", " ") for stamp in (begin, end))
+    if not after or not before:
+        return f"from {after}" if after else f"up to {before}" if before else "at a time not known"
+    return f"{after} to {before[11:] if after[:10] == before[:10] else before}"
+
+
+def ranges_in_words(inst_id: str, gaps: Iterable[Gap]) -> list[str]:
+    """Return a line for each range of time in which something is missing, in order; those that touch are merged."""
+    merged: list[tuple[str, str, str]] = []  # begin, end, reason
+    for gap in sorted(gaps, key=lambda gap: (gap.reason, gap.after_utc, gap.before_utc)):
+        begin, end, reason = merged[-1] if merged else ("", "", "")
+        if gap.reason == reason and gap.after_utc[:16] <= end[:16]:
+            merged[-1] = begin, max(end, gap.before_utc), reason
+        else:
+            merged.append((gap.after_utc, gap.before_utc, gap.reason))
+    return [f"{inst_id} {time_range(begin, end)} ({reason})" for begin, end, reason in sorted(merged)]
+
+
+def count_ids(gaps: Iterable[Gap]) -> int:
+    """Return how many ids gaps name, each counted once."""
+    count = end = 0
+    for low, high in sorted(((gap.after_id or 0) + 1, gap.before_id) for gap in gaps):
+        count += max(0, high - max(low, end))
+        end = max(end, high)
+    return count
+
+
+def pending_days(gaps: Iterable[Gap]) -> set[str]:
+    """Return the days of which pending gaps may hold trades."""
+    days: set[str] = set()
+    for gap in gaps:
+        begin, end = (
+            date.fromisoformat(stamp[:10] or gap.before_utc[:10]) for stamp in (gap.after_utc, gap.before_utc)
+        )
+        dates = (str(begin + timedelta(number)) for number in range((end - begin).days + 1))
+        days.update(day for day in dates if touches(gap, day))
+    return days
+
+
+def missing_in_words(gaps: dict[str, list[Gap]]) -> tuple[list[str], list[str]]:
+    """Return what is missing by the gaps files (by instrument): lines for a report, and parts of its last line."""
+    holes = [text for i in gaps for text in ranges_in_words(i, filter(is_hole, gaps[i]))]
+    pending = {inst_id: [gap for gap in gaps[inst_id] if gap.reason == "pending"] for inst_id in gaps}
+    awaited = [text for inst_id in gaps for text in ranges_in_words(inst_id, pending[inst_id])]
+    lines = []
+    for name, texts in (("Missing", holes), ("Pending", awaited)):
+        lines += [f"{name}: {text}" for text in texts[:SHOWN]]
+        if len(texts) > SHOWN:
+            lines.append(f"{name}: {counted(len(texts) - SHOWN, 'range')} more")
+    for inst_id, recorded in gaps.items():
+        if absent := count_ids(gap for gap in recorded if gap.reason == "absent"):
+            lines.append(f"Not missing: {inst_id}, {counted(absent, 'id')} that OKX never used (absent)")
+    days = pending_days(itertools.chain(*pending.values()))
+    parts = [f"{counted(len(holes), 'range')} missing"] if holes else []
+    return lines, parts + ([f"{counted(len(days), 'day')} still to come (pending)"] if awaited else [])
+
+
+TABLE = "{:<16} {:<10} {:>9}  {:<13} {:<13} {:>12} {:>12} {:>16} {:>16} {:>4} {:>8}  {}"
+TABLE_HEAD = TABLE.format(
+    *("instrument", "UTC day", "lines", "first UTC", "last UTC", "first id", "last id"),
+    *("contracts bought", "contracts sold", "gaps", "problems", ""),
+).rstrip()
+
+
+def table_row(check: DayCheck, gaps: list[Gap]) -> str:
+    """Return a day's row of the table; `gaps` are those of the instrument."""
+    ends = [(place.time, place.trade_id) if place else ("", "") for place in (check.first, check.last)]
+    times, ids = zip(*ends, strict=True)
+    here = [gap for gap in gaps if touches(gap, check.day)]
+    holes = sum(gap.reason == "absent" or is_hole(gap) for gap in here)
+    pending = "pending" if any(gap.reason == "pending" for gap in here) else ""
+    sums = f"{check.bought:f}", f"{check.sold:f}"
+    found = check.problems.counts.total()
+    row = TABLE.format(check.inst_id, check.day, check.lines, *times, *ids, *sums, holes, found, pending)
+    return row.rstrip()
 
 
 def verify(vault: Vault) -> int:
-    """Hold every stored line against the contract, print a table and a verdict, and return the exit code."""
-    ends = ("first", "last", "first id", "last id")
-    print(TABLE.format("instrument", "day", "lines", *ends, "bought", "sold", "gaps", "problems"))
-    jobs = [(i, day, paths, vault.resets(i)) for i in vault.instruments() for day, paths in vault.days(i).items()]
-    checks: dict[str, list[DayCheck]] = {inst_id: [] for inst_id in vault.instruments()}
-    for check in check_days(jobs):
-        checks[check.inst_id].append(check)
-    problems = Problems()
-    lines = 0
-    for inst_id, days in checks.items():
-        check_between_days(days, vault.resets(inst_id))
-        check_contracts(days)
-        gap_days = [(gap["before_utc"] or gap["after_utc"])[:10] for gap in vault.gaps(inst_id)]
-        for day in days:
-            ends = (day.first[0], day.last[0], day.first[1], day.last[1])
-            found = day.problems.counts.total()
-            sums = f"{day.bought:f}", f"{day.sold:f}"
-            print(TABLE.format(inst_id, day.day, day.lines, *ends, *sums, gap_days.count(day.day), found))
-            problems.merge(day.problems)
-            lines += day.lines
-        problems.merge(check_beside(vault, inst_id, next((day for day in reversed(days) if day.lines), None)))
+    """Check the format of every stored line, print a table, what is missing and a verdict; return the exit code."""
+    report, problems = [TABLE_HEAD], Problems()
+    with reading(vault):
+        checks: dict[str, list[DayCheck]] = {inst_id: [] for inst_id in vault.instruments()}
+        jobs = [(inst_id, day, paths) for inst_id in checks for day, paths in vault.days(inst_id).items()]
+        for check in check_days(jobs):
+            checks[check.inst_id].append(check)
+        gaps = {inst_id: vault.gaps(inst_id) for inst_id in checks}
+        for inst_id, days in checks.items():
+            check_seams(days)
+            report += [table_row(day, gaps[inst_id]) for day in days]
+            for day in days:
+                problems.merge(day.problems)
+            problems.merge(check_metadata(vault, inst_id, next((day.last for day in reversed(days) if day.last), None)))
     for kind, places in problems.places.items():
-        print(f"\n{problems.counts[kind]} x {kind}", *places, sep="\n  ")
+        report += ["", f"{problems.counts[kind]} x {kind}", *(f"  {place}" for place in places)]
+    lines = sum(day.lines for days in checks.values() for day in days)
     total = problems.counts.total()
-    verdict = (
-        f"{total} problems" if total else "no problem found" if lines else "nothing to judge, no trades are stored"
-    )
-    print(f"\n{lines} lines in {len(jobs)} days of {len(checks)} instruments: {verdict}")
+    verdict = counted(total, "problem") if total else "no problem found" if lines else "no data to check"
+    missing, parts = missing_in_words(gaps)
+    last = f"{counted(lines, 'line')} in {counted(len(jobs), 'day file')}: {', '.join([verdict, *parts])}"
+    print_report(*report, "", *missing, last)
     return 1 if total or not lines else 0
 
 
 # ------------------------------------------------------------------------------------------------------------- audit
 
-Bar = tuple[Decimal, Decimal, Decimal, Decimal, Decimal]  # open, high, low, close, volume in contracts
-CANDLE = re.compile(r"[0-9]{13}( [0-9]+(\.[0-9]+)?){5}")  # start, open, high, low, close, volume
+Bar = tuple[Decimal, Decimal, Decimal, Decimal, Decimal, Decimal]  # as the columns
+COLUMNS = "open high low close contracts currency"  # of a bar and of a candle; currency: the base currency
+CANDLE = re.compile(r"[0-9]{13}( [0-9]+(\.[0-9]+)?){6}")  # start, ms, and COLUMNS
 
 
-class AuditResult(NamedTuple):
-    """How a stored day agrees with OKX's own candles."""
-
-    verdict: str
-    differing: list[str]
-    agrees: bool
+@lru_cache(maxsize=16)
+def currency_per_contract(ct_val: bytes, ct_mult: bytes, ct_type: bytes) -> Decimal:
+    """Return ctVal x ctMult, or 0 for a contract that is not linear: there it takes a price to say that."""
+    return EXACT.multiply(Decimal(ct_val.decode()), Decimal(ct_mult.decode())) if ct_type == b"linear" else Decimal(0)
 
 
-def add_to_bars(bars: dict[bytes, Bar], lines: Iterable[bytes]) -> int:
-    """Add stored lines, in order, to the bars of their minutes (hh:mm); return how many lines there were."""
-    count = 0
-    for count, line in enumerate(lines, 1):  # noqa: B007 - returned
-        if match := RECORD.fullmatch(line):
-            _, minute, _, _, _, _, price, size, *_ = match.groups()
-            px, sz = Decimal(price.decode()), Decimal(size.decode())
-            if bar := bars.get(minute):
-                bars[minute] = bar[0], max(bar[1], px), min(bar[2], px), px, EXACT.add(bar[4], sz)
-            else:
-                bars[minute] = px, px, px, px, sz
-    return count
+class DayBars:
+    """A stored day, added up by minute as a candle does."""
+
+    def __init__(self) -> None:
+        self.minutes: dict[str, Bar] = {}  # by hh:mm
+        self.last_id = ""
+
+    def add(self, lines: Iterable[bytes]) -> int:
+        """Add stored lines, in order, and return how many there were; what is no record is left out."""
+        count = 0
+        match = None
+        for count, line in enumerate(lines, 1):  # noqa: B007 - returned
+            if found := RECORD.fullmatch(line):
+                match = found
+                minute, price, size, *contract = match.group(2, 7, 8, 9, 10, 11)
+                px, sz = Decimal(price.decode()), Decimal(size.decode())
+                bar = self.minutes.get(minute.decode()) or (px, px, px, px, Decimal(0), Decimal(0))
+                currency = EXACT.fma(sz, currency_per_contract(*contract), bar[5])
+                totals = EXACT.add(bar[4], sz), currency
+                self.minutes[minute.decode()] = bar[0], max(bar[1], px), min(bar[2], px), px, *totals
+        if match:
+            self.last_id = match[5].decode()
+        return count
+
+
+def last_stored_id(paths: list[Path]) -> str | None:
+    """Return the last trade id of a day's files: empty where there is none, None where all are compressed."""
+    plain = [path for path in paths if path.suffix != ".gz"]
+    if not plain:
+        return None
+    with plain[-1].open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - ID_TAIL_BYTES))
+        lines = file.read().splitlines(keepends=True)
+    matches = (RECORD.fullmatch(line) for line in reversed(lines))
+    return next((match[5].decode() for match in matches if match), "")
+
+
+class StoredDay(NamedTuple):
+    """What bounds the minutes of a day that can be audited."""
+
+    paths: list[Path]
+    last_id: str | None  # see last_stored_id
+    inside: bool  # there is no stored day before it, or none behind it: then it is nothing to judge
+    is_first: bool  # of the stored days that are not empty
+    is_last: bool
+    gaps: list[Gap]
+
+    @classmethod
+    def of(cls, vault: Vault, inst_id: str, day: str) -> Self:
+        """Look at the files; raise OSError where that fails."""
+        days = vault.days(inst_id)
+        stored = [other for other, paths in days.items() if any(path.stat().st_size for path in paths)] or [""]
+        paths = days.get(day, [])
+        bounds = stored[0] <= day <= stored[-1], day == stored[0], day == stored[-1]
+        return cls(paths, last_stored_id(paths), *bounds, vault.gaps(inst_id))
+
+
+def covered_minutes(day: str, stored: StoredDay, bars: dict[str, Bar], gaps: Iterable[Gap]) -> list[str]:
+    """Return the minutes (hh:mm) of a day that are stored whole.
+
+    Not covered are the minutes up to the very first trade's, those from the very last one's on, and those that a gap
+    touches: all but `absent`, since what OKX never had is in no candle either.
+    """
+    if not stored.inside:
+        return []
+    first = min(bars, default="") if stored.is_first else ""
+    last = max(bars, default="") if stored.is_last else "~"
+    holes = [
+        # a pending range over midnight ends with the first id of a day: see touches
+        (gap.after_utc[:16], gap.before_utc[: 16 if touches(gap, gap.before_utc[:10]) else 10] or "9")
+        for gap in gaps
+        if gap.reason != "absent" and touches(gap, day)
+    ]
+    minutes = [f"{number // 60:02}:{number % 60:02}" for number in range(1440)]
+    return [
+        minute
+        for minute in minutes
+        if first < minute < last and not any(low <= f"{day}T{minute}" <= high for low, high in holes)
+    ]
 
 
 async def fetch_candles(rest: Rest, inst_id: str, start: int) -> dict[int, list[str]]:
-    """Return a UTC day's confirmed 1-minute candles by their start, ms; raise TimeoutError without any answer."""
+    """Return a UTC day's confirmed 1-minute candles by their start, ms.
+
+    Raises TimeoutError without any answer, and RestError where the answers hold none.
+    """
     candles = {}
     async with asyncio.timeout(AUDIT_PATIENCE_S):
         for offset in range(0, 1440, CANDLES):
             page = start + offset * 60_000, start + min(offset + CANDLES, 1440) * 60_000
             for row in await rest.candles(inst_id, *page):
-                if isinstance(row, list) and row[8:9] == ["1"] and CANDLE.fullmatch(" ".join(map(str, row[:6]))):
+                if isinstance(row, list) and row[8:9] == ["1"] and CANDLE.fullmatch(" ".join(map(str, row[:7]))):
                     candles[int(row[0])] = row
+    if not candles:
+        raise RestError("OKX has no candles of that day")
     return candles
 
 
-async def audit_day(vault: Vault, rest: Rest, inst_id: str, day: str, pause: float) -> AuditResult:
-    """Hold a stored UTC day against OKX's candles, minute by minute and exactly; `pause` s after each 1,000 lines.
+def differing_minute(minute: str, bar: Bar | None, candle: list[str]) -> str:
+    """Return how a stored minute (2026-11-21T12:34) and OKX's candle differ, or nothing where they agree."""
+    okx = tuple(map(Decimal, candle[1:7]))
+    if not bar:
+        ours, differ = "nothing", bool(okx[4])
+    else:
+        ours = " ".join(f"{value:f}" for value in bar)
+        differ = bar[:5] != okx[:5] or (bar[5] != okx[5] and bool(bar[5]))
+    return f"{minute}Z stored {ours}, OKX {' '.join(candle[1:7])} ({COLUMNS})" if differ else ""
 
-    Raises OSError where files can't be read, and TimeoutError without candles.
+
+async def audit_day(
+    vault: Vault, rest: Rest, inst_id: str, day: str, *, background: bool = False
+) -> tuple[Verdict, list[str]]:
+    """Compare a stored UTC day with OKX's candles, minute by minute and exactly; return also how minutes differ.
+
+    `background`: the day is known not to be pending, and it is read slowly, so that live capture does not suffer.
+    Raises OSError where files can't be read, TimeoutError and RestError where candles can't be had.
     """
-    bars: dict[bytes, Bar] = {}
-    days = vault.days(inst_id)
-    lines = (line for _, _, line in numbered_lines(days.get(day, [])))
-    while await asyncio.to_thread(add_to_bars, bars, itertools.islice(lines, 1000)):
-        await asyncio.sleep(pause)
-    stored = [other for other, paths in days.items() if any(path.stat().st_size for path in paths)] or [""]
-    first = min(bars, default=b"") if day == stored[0] else b""  # the minutes of the very first and last trade
-    last = max(bars, default=b"") if day == stored[-1] else b"~"
-    holes = [
-        (gap["after_utc"][:16], gap["before_utc"][:16] or "9")
-        for gap in vault.gaps(inst_id)
-        if gap["reason"] != "absent"
-    ]
+    # gaps are read before and after the lines: history may end in between, and a live gap may begin
+    stored = await asyncio.to_thread(StoredDay.of, vault, inst_id, day)
+    bars = DayBars()
+    lines = (line for _, _, line in numbered_lines(stored.paths))
+    while await asyncio.to_thread(bars.add, itertools.islice(lines, 1000)):
+        await asyncio.sleep(AUDIT_PAUSE_S if background else 0)
+    gaps = [*stored.gaps, *await asyncio.to_thread(vault.gaps, inst_id)]
+    gaps = [gap for gap in gaps if not (background and gap.reason == "pending")]
+    minutes = covered_minutes(day, stored, bars.minutes, gaps)
     start = int(datetime.fromisoformat(f"{day}T00:00:00Z").timestamp()) * 1000
-    candles = await fetch_candles(rest, inst_id, start) if stored[0] <= day <= stored[-1] else {}
-    covered = 0
-    differing = []
-    for number in range(1440):
-        hh_mm = b"%02d:%02d" % divmod(number, 60)
-        minute = f"{day}T{hh_mm.decode()}"
-        candle = candles.get(start + number * 60_000)
-        if candle is None or not first < hh_mm < last or any(low <= minute <= high for low, high in holes):
-            continue
-        covered += 1
-        bar = bars.get(hh_mm)
-        okx = tuple(map(Decimal, candle[1:6]))
-        if bar != okx and (bar or okx[4]):
-            ours = " ".join(map(str, bar)) if bar else "nothing"
-            differing.append(f"{minute}Z stored {ours}, OKX {' '.join(candle[1:6])} (open high low close volume)")
-    uncovered = f", {1440 - covered} not covered" if covered < 1440 else ""
-    agree = f"{covered - len(differing)} of {covered} covered minutes agree with OKX"
-    return AuditResult(f"{inst_id} {day}: {agree}{uncovered}", differing, bool(covered) and not differing)
+    candles = await fetch_candles(rest, inst_id, start) if minutes else {}
+    covered, differing = 0, []
+    for minute in minutes:
+        if candle := candles.get(start + (int(minute[:2]) * 60 + int(minute[3:])) * 60_000):
+            covered += 1
+            if text := differing_minute(f"{day}T{minute}", bars.minutes.get(minute), candle):
+                differing.append(text)
+    last_id = bars.last_id if stored.last_id is None else stored.last_id
+    return Verdict(inst_id, day, covered - len(differing), len(differing), 1440 - covered, last_id), differing
 
 
-async def audit(vault: Vault, rest_url: str, day: str) -> int:
-    """Audit a day of every instrument in the Vault, print the verdicts, and return the exit code."""
-    agree = bool(vault.instruments())
-    if not agree:
-        print("nothing to judge, no trades are stored")
+def day_range(text: str) -> tuple[date, date]:
+    """Take a date, or a range of dates such as 2026-11-01..2026-11-21, from the command line."""
+    try:
+        first, last = (
+            date.fromisoformat(part) if re.fullmatch(r"\d{4}-\d\d-\d\d", part, re.ASCII) else None
+            for part in (text.split("..") if ".." in text else (text, text))
+        )
+    except ValueError:  # no such day, or more than two
+        first = last = None
+    if not first or not last:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no date like 2026-11-21, nor a range like 2026-11-01..2026-11-21"
+        )
+    if first > last:
+        raise argparse.ArgumentTypeError(f"{text!r} ends before it begins")
+    return first, last
+
+
+async def judge_day(vault: Vault, rest: Rest, inst_id: str, day: str) -> tuple[str, list[str]]:
+    """Audit a day for the command line: return what it counts as, and the lines of the report.
+
+    Raises TimeoutError without any answer of OKX.
+    """
+    try:
+        verdict, differing = await audit_day(vault, rest, inst_id, day)
+        pending = any(gap.reason == "pending" and touches(gap, day) for gap in vault.gaps(inst_id))
+    except TimeoutError:
+        raise
+    except (OSError, RestError) as exc:
+        return "not audited", [f"{inst_id} {day}: {describe(exc)}"]
+    lines = [str(verdict), *(f"  {text}" for text in differing[:SHOWN])]
+    if len(differing) > SHOWN:
+        lines.append(f"  and {len(differing) - SHOWN} more")
+    if differing:
+        return "differing", lines
+    if pending:
+        return "pending", [f"{verdict} (pending)"]
+    return "agreeing" if verdict.agreeing else "uncovered", lines
+
+
+async def audit(vault: Vault, rest_url: str, first: str, last: str) -> int:
+    """Audit the days from `first` to `last` of every instrument, print a line for each and return the exit code.
+
+    It ends early where OKX gives no answer at all.
+    """
+    with reading(vault):
+        inst_ids = vault.instruments()
+    if not inst_ids:
+        print_report("no data to check")
+    begin, end = date.fromisoformat(first), date.fromisoformat(last)
+    dates = (str(begin + timedelta(number)) for number in range((end - begin).days + 1))
+    jobs = list(itertools.product(dates, inst_ids))
+    counts = dict.fromkeys(("agreeing", "differing", "pending", "uncovered", "not audited"), 0)
     async with rest_session() as session:
         rest = Rest(session, rest_url)
-        for inst_id in vault.instruments():
+        for number, (day, inst_id) in enumerate(jobs, 1):
+            show_progress(f"{inst_id} {day}, {number} of {len(jobs)}")
             try:
-                result = await audit_day(vault, rest, inst_id, day, 0)
+                kind, lines = await judge_day(vault, rest, inst_id, day)
             except TimeoutError:
-                result = AuditResult(
-                    f"{inst_id} {day}: OKX gave no candles within {AUDIT_PATIENCE_S:.0f}s", [], agrees=False
-                )
+                counts["not audited"] += len(jobs) - number + 1
+                print_report(f"{inst_id} {day}: OKX gave no candles within {AUDIT_PATIENCE_S:.0f}s")
+                break
+            show_progress("")
+            counts[kind] += 1
+            print_report(*lines)
+    if len(jobs) > 1:
+        failed = counts["not audited"]
+        words = ", ".join(f"{count} {kind}" for kind, count in counts.items() if kind != "not audited" or failed)
+        print_report(f"{len(jobs)} days: {words}")
+    return 0 if counts["agreeing"] and not counts["differing"] + counts["not audited"] else 1
+
+
+def saved_verdicts(vault: Vault, inst_id: str) -> dict[str, Verdict]:
+    """Return the verdicts on record by day; the last one of a day counts, invalid and torn lines do not."""
+    try:
+        lines = audit_path(vault, inst_id).read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return {}
+    return {verdict.day: verdict for line in lines if (verdict := Verdict.parse(inst_id, line))}
+
+
+def save_verdict(vault: Vault, verdict: Verdict) -> None:
+    """Append a verdict to the audit file, on the disk when this returns; raise OSError or VaultError."""
+    path = vault.folder_of(audit_path(vault, verdict.inst_id))
+    if path.exists():
+        cut_torn_end(path)
+    with path.open("ab") as file:
+        file.write(verdict.line(utc(f"{time.time_ns() // 1_000_000:013}")))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class AuditState(NamedTuple):
+    """What the Vault says about an instrument's days."""
+
+    last_ids: dict[str, str | None]  # of every stored day; see last_stored_id
+    audited: dict[str, str]  # by day: last_id of the verdict on record
+    pending: set[str]  # stored days that a pending range touches
+
+    @classmethod
+    def of(cls, vault: Vault, inst_id: str) -> Self:
+        """Read it; raise OSError where that fails."""
+        pending = [gap for gap in vault.gaps(inst_id) if gap.reason == "pending"]
+        last_ids = {day: last_stored_id(paths) for day, paths in vault.days(inst_id).items()}
+        audited = {day: verdict.last_id for day, verdict in saved_verdicts(vault, inst_id).items()}
+        return cls(last_ids, audited, {day for day in last_ids if any(touches(gap, day) for gap in pending)})
+
+
+def next_day_to_audit(state: AuditState, postponed: Container[str]) -> str:
+    """Return the newest finished day that needs an audit now, or nothing where there is none.
+
+    Finished is a day with a newer stored one. It needs an audit if it has no verdict, or lines behind those that the
+    verdict saw; a compressed day with a verdict is not looked into again.
+    """
+    finished = sorted(state.last_ids)[:-1]
+    for day in reversed(finished):
+        changed = day not in state.audited or state.last_ids[day] not in {None, state.audited[day]}
+        if changed and day not in state.pending and day not in postponed:
+            return day
+    return ""
+
+
+class Auditor:
+    """Audits the finished days of a running exporter in the background, one at a time, and records the verdicts."""
+
+    def __init__(self, vault: Vault, rest: Rest, inst_ids: Iterable[str]) -> None:
+        self._vault = vault
+        self._rest = rest
+        self._due_at = dict.fromkeys(inst_ids, monotonic() + AUDIT_AFTER_S)  # by instId: no audit before
+        self._postponed: dict[tuple[str, str], float] = {}  # by instId and day: until when
+        self._live_days: dict[str, str] = {}
+        self._filled: set[tuple[str, str]] = set()  # days that history made whole
+        self._verdicts: dict[tuple[str, str], str] = {}  # last_id of those given since the start, on record or not
+        self._changed = asyncio.Event()
+
+    def day_began(self, inst_id: str, day: str) -> None:
+        """Know that the first line of a newer day was written: the day before may be audited in AUDIT_AFTER_S."""
+        if day > self._live_days.get(inst_id, ""):
+            self._live_days[inst_id] = day
+            self._due_at[inst_id] = monotonic() + AUDIT_AFTER_S
+            self._changed.set()
+
+    def day_filled(self, inst_id: str, day: str) -> None:
+        """Know that history has made a day whole: it may be audited now."""
+        self._filled.add((inst_id, day))
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Audit whatever needs it, newest day first, until cancelled."""
+        while True:
+            self._changed.clear()
+            now = monotonic()
+            if job := await self._next_job(now):
+                await self._audit(*job)
+                continue
+            times = [due for due in (*self._due_at.values(), *self._postponed.values()) if due > now]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(min(times, default=None)):
+                    await self._changed.wait()
+
+    async def _next_job(self, now: float) -> tuple[str, str] | None:
+        """Return instrument and day of the newest day to be audited now, or None."""
+        jobs = []
+        for inst_id, due_at in list(self._due_at.items()):
+            if due_at > now:
+                continue
+            try:
+                state = await asyncio.to_thread(AuditState.of, self._vault, inst_id)
             except OSError as exc:
-                result = AuditResult(f"{inst_id} {day}: {describe(exc)}", [], agrees=False)
-            print(result.verdict, *result.differing[:SHOWN], sep="\n  ")
-            if len(result.differing) > SHOWN:
-                print(f"  and {len(result.differing) - SHOWN} more")
-            agree = agree and result.agrees
-    return 0 if agree else 1
+                self._due_at[inst_id] = monotonic() + AUDIT_AFTER_S
+                self._warn("Audit postponed", exc, instId=inst_id)
+                continue
+            state.audited.update({day: last_id for (i, day), last_id in self._verdicts.items() if i == inst_id})
+            state.pending.difference_update(day for i, day in self._filled if i == inst_id)
+            postponed = {day for (i, day), until in self._postponed.items() if i == inst_id and until > now}
+            if day := next_day_to_audit(state, postponed):
+                jobs.append((day, inst_id))
+        return max(jobs)[::-1] if jobs else None
+
+    async def _audit(self, inst_id: str, day: str) -> None:
+        """Audit a day, gently, log how it agrees and put that on record."""
+        try:
+            verdict, differing = await audit_day(self._vault, self._rest, inst_id, day, background=True)
+        except (OSError, RestError) as exc:
+            again_at = monotonic() + AUDIT_AFTER_S
+            if isinstance(exc, TimeoutError):  # OKX gives no candles at all
+                self._due_at = {name: max(due_at, again_at) for name, due_at in self._due_at.items()}
+            self._postponed[inst_id, day] = again_at
+            self._warn("Audit postponed", exc, instId=inst_id, day=day)
+            return
+        (log.warning if differing else log.info)(f"Audit: {verdict}")
+        for text in differing[:SHOWN]:
+            log.warning(f"Audit: {text}")
+        self._verdicts[inst_id, day] = verdict.last_id
+        try:
+            await asyncio.to_thread(save_verdict, self._vault, verdict)
+        except (OSError, VaultError) as exc:
+            log.warning("The audit's verdict can't be saved", instId=inst_id, day=day, error=describe(exc))
+
+    @staticmethod
+    def _warn(what: str, exc: Exception, **which: str) -> None:
+        error = f"no candles within {AUDIT_PATIENCE_S:.0f}s" if isinstance(exc, TimeoutError) else describe(exc)
+        log.warning(what, **which, error=error, again_in=f"{AUDIT_AFTER_S:.0f}s")
 
 
 # ---------------------------------------------------------------------------------------------------------- exporter
@@ -1957,9 +2422,12 @@ class Exporter:
         """Get the metadata and go on where the files end."""
         instruments = await self._instruments(rest, tasks)
 
+        auditor = Auditor(self._vault, rest, [instrument.inst_id for instrument in instruments])
+        tasks.create_task(auditor.run())
+
         def day_finished(inst_id: str, day: str) -> None:
             spawn(tasks, self._look_again(rest, inst_id))
-            spawn(tasks, self._audit_later(rest, inst_id, day))
+            auditor.day_began(inst_id, day)
 
         desk = Desk(partial(spawn, tasks), len(instruments), self._backfill_ms, day_finished)
         tasks.create_task(desk.stay_awake())
@@ -1970,7 +2438,6 @@ class Exporter:
             except OSError as exc:
                 raise unusable(self._vault.root, exc) from exc
             self._recorders[instrument.inst_id] = recorder
-            recorder.say_day_again()
             last = "nothing yet" if recorder.sequence.last is None else recorder.sequence.last
             log.info("Recording", instId=instrument.inst_id, stored_up_to=last, vault=str(self._vault.root))
 
@@ -2020,23 +2487,6 @@ class Exporter:
             log.warning(
                 "OKX sent metadata of no use; recording goes on with the old", instId=inst_id, error=exc.args[0]
             )
-
-    async def _audit_later(self, rest: Rest, inst_id: str, day: str) -> None:
-        """Hold a finished day against OKX's candles, and say how it agrees."""
-        for _ in range(AUDIT_RETRIES):
-            await asyncio.sleep(AUDIT_AFTER_S)
-            try:
-                result = await audit_day(self._vault, rest, inst_id, day, pause=0.01)
-            except OSError as exc:  # a TimeoutError is one
-                log.warning(
-                    "Audit put off", instId=inst_id, day=day, error=describe(exc), again_in=f"{AUDIT_AFTER_S:.0f}s"
-                )
-                continue
-            (log.info if result.agrees else log.warning)(f"Audit: {result.verdict}")
-            for minute in result.differing[:SHOWN]:
-                log.warning(f"Audit: {minute}")
-            return
-        log.warning(f"Audit given up, try --audit {day}", instId=inst_id)
 
     async def _sync_files(self) -> None:
         """Put what is new on the disk every second, off the event loop."""
@@ -2253,10 +2703,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     judge = parser.add_mutually_exclusive_group()
-    judge.add_argument("--verify", action="store_true", help="hold every stored line against the contract, and exit")
-    audit_help = "hold a stored UTC day (yesterday) against OKX's own 1-minute candles, and exit"
+    judge.add_argument("--verify", action="store_true", help="check the format of every stored line, and exit")
+    audit_help = "compare stored UTC days (default: yesterday) with OKX's 1-minute candles, and exit"
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
-    judge.add_argument("--audit", nargs="?", const=yesterday, type=date.fromisoformat, metavar="DATE", help=audit_help)
+    judge.add_argument(
+        "--audit", nargs="?", const=(yesterday, yesterday), type=day_range, metavar="DATE[..DATE]", help=audit_help
+    )
     add = parser.add_argument
     add("--vault", type=file_name, default=HERE / "Vault", metavar="DIR", help="Vault beside the script")
     log_file = HERE / "trades_exporter.log"
@@ -2297,11 +2749,11 @@ def main(argv: list[str] | None = None) -> int:
             raise VaultError(f"There is no Vault at {args.vault}")
         if args.verify:
             return verify(Vault(args.vault))
-        return asyncio.run(audit(Vault(args.vault), args.rest_url, args.audit.isoformat()))
+        return asyncio.run(audit(Vault(args.vault), args.rest_url, *map(str, args.audit)))
     except KeyboardInterrupt:
         return 1
     except OSError as exc:
-        return report(unusable(args.vault, exc) if args.verify or args.audit else exc)
+        return report(exc)
     except Exception as exc:  # noqa: BLE001 - the outermost edge
         return report(exc)
 
