@@ -1880,6 +1880,11 @@ def check_metadata(vault: Vault, inst_id: str, last: Place | None) -> Problems:
     return problems
 
 
+def dates(first: date, last: date) -> list[str]:
+    """Return all days from the first to the last, both included."""
+    return [str(first + timedelta(number)) for number in range((last - first).days + 1)]
+
+
 def touches(gap: Gap, day: str) -> bool:
     """Tell whether a gap may hold trades of a day.
 
@@ -1925,14 +1930,12 @@ def count_ids(gaps: Iterable[Gap]) -> int:
 
 
 def pending_days(gaps: Iterable[Gap]) -> set[str]:
-    """Return the days of which pending gaps may hold trades."""
+    """Return the days of which pending gaps may hold trades; where a gap begins is not always known."""
     days: set[str] = set()
     for gap in gaps:
-        begin, end = (
-            date.fromisoformat(stamp[:10] or gap.before_utc[:10]) for stamp in (gap.after_utc, gap.before_utc)
-        )
-        dates = (str(begin + timedelta(number)) for number in range((end - begin).days + 1))
-        days.update(day for day in dates if touches(gap, day))
+        end = date.fromisoformat(gap.before_utc[:10])
+        begin = date.fromisoformat(gap.after_utc[:10]) if gap.after_utc else end - timedelta(1)
+        days.update(filter(partial(touches, gap), dates(begin, end)))
     return days
 
 
@@ -1982,7 +1985,7 @@ def verify(vault: Vault) -> int:
         jobs = [(inst_id, day, paths) for inst_id in checks for day, paths in vault.days(inst_id).items()]
         for check in check_days(jobs):
             checks[check.inst_id].append(check)
-        gaps = {inst_id: vault.gaps(inst_id) for inst_id in checks}
+        gaps = {inst_id: list(dict.fromkeys(vault.gaps(inst_id))) for inst_id in checks}
         for inst_id, days in checks.items():
             check_seams(days)
             report += [table_row(day, gaps[inst_id]) for day in days]
@@ -2201,9 +2204,7 @@ async def audit(vault: Vault, rest_url: str, first: str, last: str) -> int:
         inst_ids = vault.instruments()
     if not inst_ids:
         print_report("no data to check")
-    begin, end = date.fromisoformat(first), date.fromisoformat(last)
-    dates = (str(begin + timedelta(number)) for number in range((end - begin).days + 1))
-    jobs = list(itertools.product(dates, inst_ids))
+    jobs = list(itertools.product(dates(date.fromisoformat(first), date.fromisoformat(last)), inst_ids))
     counts = dict.fromkeys(("agreeing", "differing", "pending", "uncovered", "not audited"), 0)
     async with rest_session() as session:
         rest = Rest(session, rest_url)
