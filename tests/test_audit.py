@@ -1,29 +1,21 @@
 """`--audit`, and the audit of the running exporter: every minute is held against OKX's own candles, exactly."""
 
+import argparse
 import asyncio
 import gzip
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import orjson
 import pytest
+import structlog
 
+import trades_exporter
 from fake_okx import BTC, ETH, FakeOKX, utc_ms
-from harness import (
-    Exporter,
-    assert_vault_equals_ledger,
-    day_files,
-    day_path,
-    last_stored_id,
-    read_gaps,
-    to_utc,
-    wait_for,
-    write_gap,
-    write_vault,
-)
-from trades_exporter import Vault, audit
+from harness import Exporter, day_files, day_path, last_stored_id, read_gaps, to_utc, wait_for, write_gap, write_vault
+from trades_exporter import Auditor, AuditState, Rest, Vault, audit, day_range, next_day_to_audit, rest_session
 
 FIRST, DAY, LAST = "2026-11-20", "2026-11-21", "2026-11-22"
 NOON = f"{DAY}T12:00"
@@ -56,10 +48,10 @@ def vault(tmp_path: Path, okx: FakeOKX) -> Path:
 
 @pytest.fixture
 def judge(vault: Path, okx: FakeOKX, capsys: Capture) -> Callable[..., tuple[int, str]]:
-    """Audit a day: exit code and report."""
+    """Audit a day, or from one to another: exit code and report."""
 
-    def run(day: str = DAY) -> tuple[int, str]:
-        exit_code = asyncio.run(audit(Vault(vault), okx.rest_url, day))
+    def run(first: str = DAY, last: str = "") -> tuple[int, str]:
+        exit_code = asyncio.run(audit(Vault(vault), okx.rest_url, first, last or first))
         return exit_code, capsys.readouterr().out
 
     return run
@@ -131,11 +123,12 @@ def test_each_instrument_has_its_own_verdict(make_okx: MakeOKX, tmp_path: Path, 
         trade_evenly(okx, inst_id, f"{DAY}T00:00:00Z", f"{LAST}T06:00:00Z")
     write_vault(tmp_path, okx)
     change_lines(tmp_path, without(f"{NOON}:00", f"{DAY}T13:00:00"))
-    assert asyncio.run(audit(Vault(tmp_path), okx.rest_url, DAY)) == 1
+    assert asyncio.run(audit(Vault(tmp_path), okx.rest_url, DAY, DAY)) == 1
     report = capsys.readouterr().out
     lost = len(minutes_with_trades(okx, f"{NOON}:00", f"{DAY}T13:00:00"))
     assert f"{ETH} {DAY}: 1439 of 1439 covered minutes agree with OKX, 1 not covered\n" in report
     assert f"{BTC} {DAY}: {1439 - lost} of 1439 covered minutes agree with OKX, 1 not covered\n" in report
+    assert report.endswith("\n2 days: 1 agreeing, 1 differing, 0 pending, 0 uncovered\n")
 
 
 def test_a_compressed_day_is_audited_like_any_other(vault: Path, judge: Judge) -> None:
@@ -169,6 +162,8 @@ DAMAGES: dict[str, Callable[[Lines], Lines]] = {
     "another minute": changed(
         500, "timestamp_utc", lambda stamp: stamp[:14] + f"{59 - int(stamp[14:16])}" + stamp[16:]
     ),
+    "another contract value": changed(500, "ctVal", lambda _: "0.1"),
+    "another multiplier": changed(500, "ctMult", lambda _: "1.000000000001"),
     "a bad line": changed(500, "side", lambda _: "hold"),
 }
 
@@ -189,7 +184,15 @@ def test_a_damaged_line_is_found_by_its_minute_with_the_figures_of_both_sides(
     minute = line["timestamp_utc"][:16]
     shown = next(text for text in differing if minute in text)
     candle = okx.markets[BTC].candles(okx.now_ms(), candle_minute(minute) + 1, candle_minute(minute) - 1, 1)[0]
-    assert " ".join(candle[1:6]) in shown
+    assert " ".join(candle[1:7]) in shown
+
+
+@pytest.mark.parametrize("values", [{"ctVal": "0.0100"}, {"ctVal": "100", "ctType": "inverse"}], ids=repr)
+def test_contract_values_are_compared_as_numbers_and_only_of_linear_contracts(
+    vault: Path, judge: Judge, values: dict[str, str]
+) -> None:
+    change_lines(vault, lambda lines: [orjson.dumps(orjson.loads(line) | values) + b"\n" for line in lines])
+    assert judge() == (0, f"{BTC} {DAY}: 1440 of 1440 covered minutes agree with OKX\n")
 
 
 def test_the_first_twenty_minutes_that_differ_are_shown(vault: Path, okx: FakeOKX, judge: Judge) -> None:
@@ -216,18 +219,18 @@ def test_sums_are_exact_where_floats_would_not_be(
     make_okx: MakeOKX, tmp_path: Path, stored: str, exit_code: int
 ) -> None:
     okx = make_okx(instruments=[BTC], start=f"{LAST}T12:00:00Z")
-    for minute, sz in (("11:59", "1"), ("12:00", "123456789012"), ("12:00", "0.000000000001"), ("12:01", "1")):
+    for minute, sz in (("11:59", "1"), ("12:00", "1234567890123"), ("12:00", "0.0000000001"), ("12:01", "1")):
         okx.trade(count=1, px="0.1", sz=sz, ts=candle_minute(f"{DAY}T{minute}"))
     write_vault(tmp_path, okx)
     if stored:
         change_lines(tmp_path, changed(3, "qty_contracts", lambda sz: sz + stored))
-    assert asyncio.run(audit(Vault(tmp_path), okx.rest_url, DAY)) == exit_code
+    assert asyncio.run(audit(Vault(tmp_path), okx.rest_url, DAY, DAY)) == exit_code
 
 
 # Gaps on record
 
 
-@pytest.mark.parametrize("reason", ["start", "unrepaired", "horizon", "id_reset", "absent"])
+@pytest.mark.parametrize("reason", ["start", "unrepaired", "horizon", "pending", "absent"])
 def test_minutes_that_a_gap_on_record_touches_are_not_covered_unless_it_is_absent(
     vault: Path, okx: FakeOKX, judge: Judge, reason: str
 ) -> None:
@@ -243,13 +246,17 @@ def test_minutes_that_a_gap_on_record_touches_are_not_covered_unless_it_is_absen
     else:
         left_out = 13 * 60 + 21 if reason == "start" else 71
         covered = 1440 - left_out
-        verdict = f"{covered} of {covered} covered minutes agree with OKX, {left_out} not covered"
-        assert (exit_code, report) == (0, f"{BTC} {DAY}: {verdict}\n")
+        verdict = f"{BTC} {DAY}: {covered} of {covered} covered minutes agree with OKX, {left_out} not covered"
+        pending = reason == "pending"
+        assert (exit_code, report) == ((1, f"{verdict} (pending)\n") if pending else (0, f"{verdict}\n"))
 
 
-def test_ids_that_never_existed_leave_their_minutes_covered(vault: Path, judge: Judge) -> None:
-    write_gap(vault, "absent", (10, 20), (f"{DAY}T12:10:10.000Z", f"{DAY}T12:20:50.000Z"))
-    assert judge() == (0, f"{BTC} {DAY}: 1440 of 1440 covered minutes agree with OKX\n")
+def test_a_pending_range_ends_with_a_days_first_id_and_that_day_is_covered(vault: Path, judge: Judge) -> None:
+    change_lines(vault, without(f"{FIRST}T18:00", DAY), day=FIRST)
+    write_gap(vault, "pending", (10, 20), (f"{FIRST}T17:59:50.000Z", f"{DAY}T00:00:03.000Z"))
+    first = f"{BTC} {FIRST}: 358 of 358 covered minutes agree with OKX, 1082 not covered (pending)\n"
+    day = f"{BTC} {DAY}: 1440 of 1440 covered minutes agree with OKX\n"
+    assert judge(FIRST, DAY) == (0, f"{first}{day}2 days: 1 agreeing, 0 differing, 1 pending, 0 uncovered\n")
 
 
 def test_a_damaged_line_in_the_gaps_file_excuses_nothing_and_stops_nothing(vault: Path, judge: Judge) -> None:
@@ -259,14 +266,63 @@ def test_a_damaged_line_in_the_gaps_file_excuses_nothing_and_stops_nothing(vault
     assert judge() == (0, f"{BTC} {DAY}: 1440 of 1440 covered minutes agree with OKX\n")
 
 
+# A range of days
+
+
+def test_a_range_has_a_line_for_each_day_and_a_last_one_that_counts(vault: Path, judge: Judge) -> None:
+    write_gap(vault, "pending", (10, 20), (f"{LAST}T04:00:00.000Z", "2026-11-23T00:00:00.000Z"))
+    exit_code, report = judge("2026-11-19", "2026-11-22")
+    assert exit_code == 0
+    days = [line.split(":")[0] for line in report.splitlines()[:-1]]
+    assert days == [f"{BTC} 2026-11-{number}" for number in (19, 20, 21, 22)]
+    assert report.splitlines()[-1] == "4 days: 2 agreeing, 0 differing, 1 pending, 1 uncovered"
+    change_lines(vault, DAMAGES["a line dropped"])
+    exit_code, report = judge("2026-11-19", "2026-11-22")
+    assert exit_code == 1
+    assert report.splitlines()[-1] == "4 days: 1 agreeing, 1 differing, 1 pending, 1 uncovered"
+
+
+def test_a_day_that_can_not_be_read_is_said_and_the_others_are_audited(vault: Path, judge: Judge) -> None:
+    path = day_path(vault, DAY)
+    path.rename(path.with_name(path.name + ".gz"))
+    exit_code, report = judge(FIRST, LAST)
+    assert exit_code == 1
+    assert f"{path}.gz" in report
+    assert report.splitlines()[-1] == "3 days: 2 agreeing, 0 differing, 0 pending, 0 uncovered, 1 not audited"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-21", "2026-11-21 2026-11-21"),
+        ("2026-11-01..2026-11-21", "2026-11-01 2026-11-21"),
+        ("yesterday", "'yesterday' is no date like 2026-11-21, nor a range like 2026-11-01..2026-11-21"),
+        ("20261121", "is no date like"),
+        ("2026-02-30", "is no date like"),
+        ("2026-11-01..", "is no date like"),
+        ("2026-11-01..2026-11-02..2026-11-03", "is no date like"),
+        ("2026-11-21..2026-11-20", "'2026-11-21..2026-11-20' ends before it begins"),
+    ],
+)
+def test_a_date_or_a_range_of_dates_is_taken(text: str, expected: str) -> None:
+    try:
+        found = " ".join(map(str, day_range(text)))
+    except argparse.ArgumentTypeError as exc:
+        found = str(exc)
+    assert expected in found
+
+
 # OKX's answers
 
 
-def test_without_any_answer_of_okx_it_says_so_and_fails(okx: FakeOKX, vault: Path, exporter: MakeExporter) -> None:
+def test_without_any_answer_of_okx_it_says_so_ends_early_and_fails(
+    okx: FakeOKX, vault: Path, exporter: MakeExporter
+) -> None:
     okx.faults.rest = {"503": 1.0}
-    done = exporter(okx, folder=vault.parent, settings={"AUDIT_PATIENCE_S": 0.5}).run("--audit", DAY)
+    done = exporter(okx, folder=vault.parent, settings={"AUDIT_PATIENCE_S": 0.5}).run("--audit", f"{FIRST}..{LAST}")
     assert done.returncode == 1
-    assert f"{BTC} {DAY}: OKX gave no candles" in done.stdout
+    counts = "3 days: 0 agreeing, 0 differing, 0 pending, 0 uncovered, 3 not audited"
+    assert done.stdout == f"{BTC} {FIRST}: OKX gave no candles within 0s\n{counts}\n"
     assert "Traceback" not in done.stderr
 
 
@@ -317,11 +373,221 @@ def test_an_empty_vault_has_nothing_to_judge_and_a_missing_one_is_exit_4(okx: Fa
     judge.vault.mkdir()
     done = judge.run("--audit", DAY)
     assert done.returncode == 1
-    assert "nothing to judge" in done.stdout
+    assert done.stdout == "no data to check\n"
 
 
 def test_a_date_that_is_none_is_wrong_usage(okx: FakeOKX, exporter: MakeExporter) -> None:
-    assert exporter(okx).run("--audit", "2026-02-30").returncode == 2
+    done = exporter(okx).run("--audit", "yesterday")
+    assert done.returncode == 2
+    assert "argument --audit: 'yesterday' is no date like" in done.stderr
+
+
+# Which day is next
+
+STATES: dict[str, tuple[dict[str, str | None], dict[str, str], set[str], str]] = {
+    # last ids of stored days, last ids of audited ones, pending days; what is to be audited
+    "nothing stored": ({}, {}, set(), ""),
+    "one day is not finished": ({"01": "5"}, {}, set(), ""),
+    "the newest first": ({"01": "5", "02": "6", "04": "7"}, {}, set(), "02"),
+    "a verdict is enough": ({"01": "5", "02": "6", "04": "7"}, {"02": "6"}, set(), "01"),
+    "all are audited": ({"01": "5", "02": "6", "04": "7"}, {"02": "6", "01": "5"}, set(), ""),
+    "lines were added": ({"01": "5", "02": "6", "04": "7"}, {"02": "6", "01": "4"}, set(), "01"),
+    "without a line": ({"01": "", "02": "6"}, {"01": ""}, set(), ""),
+    "compressed": ({"01": None, "02": "6"}, {"01": "4"}, set(), ""),
+    "compressed without a verdict": ({"01": None, "02": "6"}, {}, set(), "01"),
+    "pending": ({"01": "5", "02": "6", "04": "7"}, {}, {"02"}, "01"),
+    "pending and audited before": ({"01": "5", "02": "6"}, {"01": "4"}, {"01"}, ""),
+}
+
+
+@pytest.mark.parametrize(("last_ids", "audited", "pending", "expected"), STATES.values(), ids=STATES.keys())
+def test_the_next_day_to_audit(
+    last_ids: dict[str, str | None], audited: dict[str, str], pending: set[str], expected: str
+) -> None:
+    assert next_day_to_audit(AuditState(last_ids, audited, pending), ()) == expected
+    assert next_day_to_audit(AuditState(last_ids, audited, pending), set(last_ids)) == ""
+
+
+# In the background
+
+VERDICT_KEYS = (
+    *("audited_utc", "instId", "day", "minutes_agreeing", "minutes_differing", "minutes_not_covered"),
+    "last_id",
+)
+
+
+def audit_file(vault: Path) -> Path:
+    """Return where BTC's verdicts are."""
+    return vault / "meta" / "okx" / "audit" / f"{BTC}.jsonl"
+
+
+def recorded(vault: Path) -> list[list[str]]:
+    """Return the verdicts on record (day, the three counts, last id), after a look at their form."""
+    path = audit_file(vault)
+    rows = [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
+    assert all(tuple(row) == VERDICT_KEYS and row["instId"] == BTC for row in rows), rows
+    return [list(row.values())[2:] for row in rows]
+
+
+def last_line(path: Path) -> str:
+    """Return the id of a file's last line."""
+    return str(orjson.loads(path.read_bytes().splitlines()[-1])["trade_id"])
+
+
+Said = Callable[[], list[str]]
+Steps = Callable[[Auditor], AsyncIterator[Callable[[], object]]]
+
+
+@pytest.fixture
+def said() -> Iterator[Said]:
+    """Return what this process has logged up to now: level, message and day."""
+    with structlog.testing.capture_logs() as lines:
+        yield lambda: [f"{line['log_level']}: {line['event']} {line.get('day', '')}".strip() for line in lines]
+
+
+@pytest.fixture
+def run_auditor(vault: Path, okx: FakeOKX, said: Said, monkeypatch: pytest.MonkeyPatch) -> Callable[[Steps], list[str]]:
+    """Let an Auditor run, wait for each state that the steps yield, and return what it logged."""
+    monkeypatch.setattr(trades_exporter, "AUDIT_AFTER_S", 0.2)
+    monkeypatch.setattr(trades_exporter, "AUDIT_PATIENCE_S", 3.0)
+
+    async def run(steps: Steps) -> None:
+        async with rest_session() as session:
+            auditor = Auditor(Vault(vault), Rest(session, okx.rest_url), [BTC])
+            task = asyncio.ensure_future(auditor.run())
+            async for reached in steps(auditor):
+                await asyncio.to_thread(wait_for, lambda: reached() or task.done())  # noqa: B023 - waited for at once
+            assert not task.done(), task.exception()
+            task.cancel()
+            await asyncio.wait([task])
+
+    def run_and_log(steps: Steps) -> list[str]:
+        before = len(said())
+        asyncio.run(run(steps))
+        return said()[before:]
+
+    return run_and_log
+
+
+RunAuditor = Callable[[Steps], list[str]]
+AGREES = f"info: Audit: {BTC} {DAY}: 1440 of 1440 covered minutes agree with OKX"
+FIRST_AGREES = f"info: Audit: {BTC} {FIRST}: 719 of 719 covered minutes agree with OKX, 721 not covered"
+
+
+def test_finished_days_are_audited_newest_first_and_once(vault: Path, run_auditor: RunAuditor) -> None:
+    first, second = [FIRST, "719", "0", "721", last_line(day_path(vault, FIRST))], [DAY, "1440", "0", "0"]
+    verdicts = [[*second, last_line(day_path(vault, DAY))], first]
+
+    async def steps(_: Auditor) -> AsyncIterator[Callable[[], object]]:
+        yield lambda: recorded(vault) == verdicts
+
+    assert run_auditor(steps) == [AGREES, FIRST_AGREES]
+    change_lines(vault, lambda lines: lines[:-1])
+    verdicts.append([DAY, "1439", "1", "0", last_line(day_path(vault, DAY))])
+    log = run_auditor(steps)  # in the next process: only the day that is not as it was audited
+    assert log[0] == f"warning: Audit: {BTC} {DAY}: 1439 of 1440 covered minutes agree with OKX"
+    assert log[1].startswith(f"warning: Audit: {DAY}T23:59Z stored ")
+    assert len(log) == 2
+
+
+def test_a_pending_day_is_audited_once_history_has_filled_it(vault: Path, run_auditor: RunAuditor) -> None:
+    """Whatever edge of what is still pending lies in it."""
+    write_gap(vault, "pending", (10, 20), (f"{DAY}T23:59:30.000Z", f"{LAST}T00:00:03.000Z"))
+
+    async def steps(auditor: Auditor) -> AsyncIterator[Callable[[], object]]:
+        yield lambda: [row[0] for row in recorded(vault)] == [FIRST]
+        auditor.day_filled(BTC, DAY)
+        yield lambda: [row[:2] for row in recorded(vault)] == [[FIRST, "719"], [DAY, "1440"]]
+
+    assert run_auditor(steps) == [FIRST_AGREES, AGREES]
+
+
+def test_a_day_is_finished_when_the_next_has_its_first_line(vault: Path, run_auditor: RunAuditor) -> None:
+    last = day_path(vault, LAST)
+    content = last.read_bytes()
+    last.unlink()
+
+    async def steps(auditor: Auditor) -> AsyncIterator[Callable[[], object]]:
+        yield lambda: [row[0] for row in recorded(vault)] == [FIRST]
+        last.write_bytes(content)
+        auditor.day_began(BTC, LAST)
+        yield lambda: [row[0] for row in recorded(vault)] == [FIRST, DAY]
+
+    assert run_auditor(steps) == [FIRST_AGREES, AGREES]
+
+
+def test_a_day_of_which_nothing_is_covered_has_that_as_its_verdict(vault: Path, run_auditor: RunAuditor) -> None:
+    """It is not asked for again."""
+    write_gap(vault, "horizon", (10, 20), (f"{FIRST}T01:00:00.000Z", f"{LAST}T01:00:00.000Z"))
+
+    async def steps(_: Auditor) -> AsyncIterator[Callable[[], object]]:
+        yield lambda: [row[:4] for row in recorded(vault)] == [[day, "0", "0", "1440"] for day in (DAY, FIRST)]
+
+    uncovered = "0 of 0 covered minutes agree with OKX, 1440 not covered"
+    assert run_auditor(steps) == [f"info: Audit: {BTC} {day}: {uncovered}" for day in (DAY, FIRST)]
+
+
+def test_a_file_that_can_not_be_read_is_tried_again_and_delays_no_other(vault: Path, run_auditor: RunAuditor) -> None:
+    path = day_path(vault, DAY)
+    packed = path.with_name(path.name + ".gz")
+    path.rename(packed)
+
+    async def steps(_: Auditor) -> AsyncIterator[Callable[[], object]]:
+        yield lambda: [row[0] for row in recorded(vault)] == [FIRST]
+        packed.rename(path)
+        yield lambda: [row[0] for row in recorded(vault)] == [FIRST, DAY]
+
+    log = run_auditor(steps)
+    assert log[:2] == [f"warning: Audit postponed {DAY}", FIRST_AGREES]
+    assert log[-1] == AGREES
+
+
+@pytest.mark.parametrize("fault", ["503", "no rows"])
+def test_without_candles_it_is_postponed(
+    okx: FakeOKX, said: Said, run_auditor: RunAuditor, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """No answer at all speaks for all days, an empty one for its own."""
+    okx.faults.rest, okx.faults.rest_only = {fault: 1.0}, "history-candles"
+    monkeypatch.setattr(trades_exporter, "AUDIT_PATIENCE_S", 0.3)
+    postponed = [f"warning: Audit postponed {day}" for day in (DAY, FIRST)][: 1 if fault == "503" else 2]
+
+    async def steps(_: Auditor) -> AsyncIterator[Callable[[], object]]:
+        yield lambda: said().count(postponed[-1]) == 2
+        assert set(said()) - {"warning: REST gave no answer of use"} == set(postponed)
+        okx.faults.rest = {}
+        monkeypatch.setattr(trades_exporter, "AUDIT_PATIENCE_S", 20.0)
+        yield lambda: {AGREES, FIRST_AGREES} <= set(said())
+
+    run_auditor(steps)
+
+
+def test_a_torn_line_of_the_audit_file_is_cut_and_an_invalid_one_ignored(vault: Path, run_auditor: RunAuditor) -> None:
+    path = audit_file(vault)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'{}\n{"audited_utc":"2026-11-2')
+
+    async def steps(_: Auditor) -> AsyncIterator[Callable[[], object]]:
+        yield lambda: path.read_bytes().count(b"\n") == 3
+
+    run_auditor(steps)
+    assert path.read_bytes().startswith(b'{}\n{"audited_utc":"')
+    assert all(orjson.loads(line) for line in path.read_bytes().splitlines()[1:])
+
+
+def test_a_verdict_that_can_not_be_saved_stops_nothing(vault: Path, said: Said, run_auditor: RunAuditor) -> None:
+    """And the day is not audited again and again."""
+    audit_file(vault).parent.symlink_to("nowhere")
+    unsaved = "warning: The audit's verdict can't be saved"
+
+    async def steps(auditor: Auditor) -> AsyncIterator[Callable[[], object]]:
+        yield lambda: f"{unsaved} {FIRST}" in said()
+        change_lines(vault, lambda lines: lines[:-1], day=FIRST)
+        auditor.day_filled(BTC, FIRST)
+        yield lambda: said().count(f"{unsaved} {FIRST}") == 2
+
+    log = run_auditor(steps)
+    assert log[:4] == [AGREES, f"{unsaved} {DAY}", FIRST_AGREES, f"{unsaved} {FIRST}"]
+    assert log[4].startswith(f"warning: Audit: {BTC} {FIRST}: 718 of 719 covered minutes")
 
 
 # The running exporter
@@ -362,6 +628,7 @@ def test_a_running_exporter_audits_a_finished_day(market: FakeOKX, exporter: Mak
     verdict = f"{BTC} {DAY}: 9 of 9 covered minutes agree with OKX, 1431 not covered"
     capture.wait_for_log(verdict)
     assert levels(capture.log, verdict) == ["info"]
+    wait_for(lambda: recorded(capture.vault))
     assert capture.stop() == 0
     done = capture.run("--audit", DAY)
     assert (done.returncode, done.stdout) == (0, verdict + "\n")
@@ -382,38 +649,12 @@ def test_a_running_exporter_warns_of_the_minutes_that_differ(market: FakeOKX, ex
     assert capture.stop() == 0
 
 
-def test_an_audit_without_candles_is_put_off_and_done_later(market: FakeOKX, exporter: MakeExporter) -> None:
-    capture = exporter(market, settings={**SOON, "AUDIT_PATIENCE_S": 0.3})
-    capture.start_capture()
-    market.faults.rest, market.faults.rest_only = {"503": 1.0}, "history-candles"
-    trade_through_midnight(market, capture)
-    capture.wait_for_log("Audit put off")
-    market.faults.rest = {}
-    capture.wait_for_log("9 of 9 covered minutes agree with OKX")
-    market.settle()
-    capture.wait_until_stored()
-    assert capture.stop() == 0
-    assert_vault_equals_ledger(capture.vault, market)
-
-
-def test_an_audit_that_never_gets_candles_says_so_in_the_end(market: FakeOKX, exporter: MakeExporter) -> None:
-    settings = {**SOON, "AUDIT_PATIENCE_S": 0.1, "AUDIT_AFTER_S": 0.2, "AUDIT_RETRIES": 2}
-    capture = exporter(market, settings=settings)
-    capture.start_capture()
-    market.faults.rest, market.faults.rest_only = {"hang": 1.0}, "history-candles"
-    trade_through_midnight(market, capture)
-    capture.wait_for_log(f"--audit {DAY}")
-    assert levels(capture.log, f"--audit {DAY}") == ["warning"]
-    assert capture.log.count("Audit put off") == 2
-    assert capture.stop() == 0
-
-
 def test_a_damaged_gaps_file_does_not_end_a_capture(market: FakeOKX, exporter: MakeExporter) -> None:
     """Whatever an editor did to it: the exporter starts on it, runs, audits and stops as ever."""
     capture = exporter(market, settings=SOON)
     path = capture.vault / "meta" / "okx" / "gaps" / f"{BTC}.jsonl"
     path.parent.mkdir(parents=True)
-    path.write_bytes(b'{}\n[]\n{"reason":"id_reset","before_id":"x"}\n')
+    path.write_bytes(b'{}\n[]\n{"reason":"absent","before_id":"x"}\n')
     capture.start_capture()
     trade_through_midnight(market, capture)
     capture.wait_for_log("9 of 9 covered minutes agree with OKX")
