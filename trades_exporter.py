@@ -1687,6 +1687,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def shortened(texts: list[str]) -> list[str]:
+    """Return at most SHOWN of the texts, and how many more there are."""
+    more = len(texts) - SHOWN
+    return texts[:SHOWN] + ([f"and {more} more"] if more > 0 else [])
+
+
 class Problems:
     """What verify found: of each kind the first SHOWN places, and how many there are."""
 
@@ -1754,7 +1760,7 @@ class Place(NamedTuple):
 
 @dataclasses.dataclass
 class DayCheck:
-    """What verify read in the files of one day. Lines with a problem of their own are in none of its figures."""
+    """What verify read in the files of one day. Lines that are no record of this day are in none of its figures."""
 
     inst_id: str
     day: str
@@ -1825,8 +1831,8 @@ def check_days(jobs: list[tuple[str, str, list[Path]]]) -> Iterator[DayCheck]:
                     done += 1
                     show_progress(f"{done} of {len(jobs)} day files read")
                     yield check
-        # no shared memory, no semaphores, no further process, or one was killed: none of it is the Vault's fault
-        except (OSError, ImportError, NotImplementedError, concurrent.futures.BrokenExecutor) as exc:
+        # no shared memory, no semaphores, no further process or thread, or one was killed: not the Vault's fault
+        except (OSError, ImportError, RuntimeError) as exc:
             log.warning("Reading with several processes failed, going on with one", error=describe(exc))
     for job in jobs[done:]:
         done += 1
@@ -1933,9 +1939,10 @@ def pending_days(gaps: Iterable[Gap]) -> set[str]:
     """Return the days of which pending gaps may hold trades; where a gap begins is not always known."""
     days: set[str] = set()
     for gap in gaps:
-        end = date.fromisoformat(gap.before_utc[:10])
-        begin = date.fromisoformat(gap.after_utc[:10]) if gap.after_utc else end - timedelta(1)
-        days.update(filter(partial(touches, gap), dates(begin, end)))
+        with contextlib.suppress(ValueError, OverflowError):  # an edited file may name a day that does not exist
+            end = date.fromisoformat((gap.before_utc or gap.after_utc)[:10])
+            begin = date.fromisoformat(gap.after_utc[:10]) if gap.after_utc else end - timedelta(1)
+            days.update(filter(partial(touches, gap), dates(begin, end)))
     return days
 
 
@@ -1944,11 +1951,7 @@ def missing_in_words(gaps: dict[str, list[Gap]]) -> tuple[list[str], list[str]]:
     holes = [text for i in gaps for text in ranges_in_words(i, filter(is_hole, gaps[i]))]
     pending = {inst_id: [gap for gap in gaps[inst_id] if gap.reason == "pending"] for inst_id in gaps}
     awaited = [text for inst_id in gaps for text in ranges_in_words(inst_id, pending[inst_id])]
-    lines = []
-    for name, texts in (("Missing", holes), ("Pending", awaited)):
-        lines += [f"{name}: {text}" for text in texts[:SHOWN]]
-        if len(texts) > SHOWN:
-            lines.append(f"{name}: {counted(len(texts) - SHOWN, 'range')} more")
+    lines = [f"Missing: {text}" for text in shortened(holes)] + [f"Pending: {text}" for text in shortened(awaited)]
     for inst_id, recorded in gaps.items():
         if absent := count_ids(gap for gap in recorded if gap.reason == "absent"):
             lines.append(f"Not missing: {inst_id}, {counted(absent, 'id')} that OKX never used (absent)")
@@ -2030,12 +2033,10 @@ class DayBars:
         for count, line in enumerate(lines, 1):  # noqa: B007 - returned
             if found := RECORD.fullmatch(line):
                 match = found
-                minute, price, size, *contract = match.group(2, 7, 8, 9, 10, 11)
-                px, sz = Decimal(price.decode()), Decimal(size.decode())
-                bar = self.minutes.get(minute.decode()) or (px, px, px, px, Decimal(0), Decimal(0))
-                currency = EXACT.fma(sz, currency_per_contract(*contract), bar[5])
-                totals = EXACT.add(bar[4], sz), currency
-                self.minutes[minute.decode()] = bar[0], max(bar[1], px), min(bar[2], px), px, *totals
+                minute, px, sz = match[2].decode(), Decimal(match[7].decode()), Decimal(match[8].decode())
+                bar = self.minutes.get(minute) or (px, px, px, px, Decimal(0), Decimal(0))
+                totals = EXACT.add(bar[4], sz), EXACT.fma(sz, currency_per_contract(*match.group(9, 10, 11)), bar[5])
+                self.minutes[minute] = bar[0], max(bar[1], px), min(bar[2], px), px, *totals
         if match:
             self.last_id = match[5].decode()
         return count
@@ -2059,7 +2060,7 @@ class StoredDay(NamedTuple):
 
     paths: list[Path]
     last_id: str | None  # see last_stored_id
-    inside: bool  # there is no stored day before it, or none behind it: then it is nothing to judge
+    inside: bool  # neither before the first stored day nor after the last: outside, nothing can be judged
     is_first: bool  # of the stored days that are not empty
     is_last: bool
     gaps: list[Gap]
@@ -2098,18 +2099,26 @@ def covered_minutes(day: str, stored: StoredDay, bars: dict[str, Bar], gaps: Ite
     ]
 
 
-async def fetch_candles(rest: Rest, inst_id: str, start: int) -> dict[int, list[str]]:
-    """Return a UTC day's confirmed 1-minute candles by their start, ms.
+class NoAnswerError(RestError):
+    """OKX gave no candles within AUDIT_PATIENCE_S: other days will fare no better now."""
 
-    Raises TimeoutError without any answer, and RestError where the answers hold none.
+
+async def fetch_candles(rest: Rest, inst_id: str, start: int) -> dict[int, list[str]]:
+    """Return the COLUMNS of a UTC day's confirmed 1-minute candles by their start, ms.
+
+    Raises NoAnswerError without answers in time, and RestError where they hold no candle.
     """
     candles = {}
-    async with asyncio.timeout(AUDIT_PATIENCE_S):
-        for offset in range(0, 1440, CANDLES):
-            page = start + offset * 60_000, start + min(offset + CANDLES, 1440) * 60_000
-            for row in await rest.candles(inst_id, *page):
-                if isinstance(row, list) and row[8:9] == ["1"] and CANDLE.fullmatch(" ".join(map(str, row[:7]))):
-                    candles[int(row[0])] = row
+    try:
+        async with asyncio.timeout(AUDIT_PATIENCE_S):
+            for offset in range(0, 1440, CANDLES):
+                page = start + offset * 60_000, start + min(offset + CANDLES, 1440) * 60_000
+                for row in await rest.candles(inst_id, *page):
+                    text = " ".join(map(str, row[:7])) if isinstance(row, list) and row[8:9] == ["1"] else ""
+                    if CANDLE.fullmatch(text):
+                        candles[int(text[:13])] = text[14:].split()
+    except TimeoutError:
+        raise NoAnswerError(f"OKX gave no candles within {AUDIT_PATIENCE_S:.0f}s") from None
     if not candles:
         raise RestError("OKX has no candles of that day")
     return candles
@@ -2117,13 +2126,13 @@ async def fetch_candles(rest: Rest, inst_id: str, start: int) -> dict[int, list[
 
 def differing_minute(minute: str, bar: Bar | None, candle: list[str]) -> str:
     """Return how a stored minute (2026-11-21T12:34) and OKX's candle differ, or nothing where they agree."""
-    okx = tuple(map(Decimal, candle[1:7]))
+    okx = tuple(map(Decimal, candle))
     if not bar:
         ours, differ = "nothing", bool(okx[4])
     else:
         ours = " ".join(f"{value:f}" for value in bar)
         differ = bar[:5] != okx[:5] or (bar[5] != okx[5] and bool(bar[5]))
-    return f"{minute}Z stored {ours}, OKX {' '.join(candle[1:7])} ({COLUMNS})" if differ else ""
+    return f"{minute}Z stored {ours}, OKX {' '.join(candle)} ({COLUMNS})" if differ else ""
 
 
 async def audit_day(
@@ -2132,7 +2141,7 @@ async def audit_day(
     """Compare a stored UTC day with OKX's candles, minute by minute and exactly; return also how minutes differ.
 
     `background`: the day is known not to be pending, and it is read slowly, so that live capture does not suffer.
-    Raises OSError where files can't be read, TimeoutError and RestError where candles can't be had.
+    Raises OSError where files can't be read, and RestError (NoAnswerError) where candles can't be had.
     """
     # gaps are read before and after the lines: history may end in between, and a live gap may begin
     stored = await asyncio.to_thread(StoredDay.of, vault, inst_id, day)
@@ -2176,18 +2185,16 @@ def day_range(text: str) -> tuple[date, date]:
 async def judge_day(vault: Vault, rest: Rest, inst_id: str, day: str) -> tuple[str, list[str]]:
     """Audit a day for the command line: return what it counts as, and the lines of the report.
 
-    Raises TimeoutError without any answer of OKX.
+    Raises NoAnswerError.
     """
     try:
         verdict, differing = await audit_day(vault, rest, inst_id, day)
         pending = any(gap.reason == "pending" and touches(gap, day) for gap in vault.gaps(inst_id))
-    except TimeoutError:
+    except NoAnswerError:
         raise
     except (OSError, RestError) as exc:
         return "not audited", [f"{inst_id} {day}: {describe(exc)}"]
-    lines = [str(verdict), *(f"  {text}" for text in differing[:SHOWN])]
-    if len(differing) > SHOWN:
-        lines.append(f"  and {len(differing) - SHOWN} more")
+    lines = [str(verdict), *(f"  {text}" for text in shortened(differing))]
     if differing:
         return "differing", lines
     if pending:
@@ -2212,9 +2219,9 @@ async def audit(vault: Vault, rest_url: str, first: str, last: str) -> int:
             show_progress(f"{inst_id} {day}, {number} of {len(jobs)}")
             try:
                 kind, lines = await judge_day(vault, rest, inst_id, day)
-            except TimeoutError:
+            except NoAnswerError as exc:
                 counts["not audited"] += len(jobs) - number + 1
-                print_report(f"{inst_id} {day}: OKX gave no candles within {AUDIT_PATIENCE_S:.0f}s")
+                print_report(f"{inst_id} {day}: {exc}")
                 break
             show_progress("")
             counts[kind] += 1
@@ -2324,7 +2331,7 @@ class Auditor:
                 state = await asyncio.to_thread(AuditState.of, self._vault, inst_id)
             except OSError as exc:
                 self._due_at[inst_id] = monotonic() + AUDIT_AFTER_S
-                self._warn("Audit postponed", exc, instId=inst_id)
+                log.warning("Audit postponed", instId=inst_id, error=describe(exc), again_in=f"{AUDIT_AFTER_S:.0f}s")
                 continue
             state.audited.update({day: last_id for (i, day), last_id in self._verdicts.items() if i == inst_id})
             state.pending.difference_update(day for i, day in self._filled if i == inst_id)
@@ -2338,25 +2345,20 @@ class Auditor:
         try:
             verdict, differing = await audit_day(self._vault, self._rest, inst_id, day, background=True)
         except (OSError, RestError) as exc:
-            again_at = monotonic() + AUDIT_AFTER_S
-            if isinstance(exc, TimeoutError):  # OKX gives no candles at all
-                self._due_at = {name: max(due_at, again_at) for name, due_at in self._due_at.items()}
-            self._postponed[inst_id, day] = again_at
-            self._warn("Audit postponed", exc, instId=inst_id, day=day)
+            self._postponed[inst_id, day] = again_at = monotonic() + AUDIT_AFTER_S
+            if isinstance(exc, NoAnswerError):
+                self._due_at = dict.fromkeys(self._due_at, again_at)
+            again_in = f"{AUDIT_AFTER_S:.0f}s"
+            log.warning("Audit postponed", instId=inst_id, day=day, error=describe(exc), again_in=again_in)
             return
         (log.warning if differing else log.info)(f"Audit: {verdict}")
-        for text in differing[:SHOWN]:
+        for text in shortened(differing):
             log.warning(f"Audit: {text}")
         self._verdicts[inst_id, day] = verdict.last_id
         try:
             await asyncio.to_thread(save_verdict, self._vault, verdict)
         except (OSError, VaultError) as exc:
             log.warning("The audit's verdict can't be saved", instId=inst_id, day=day, error=describe(exc))
-
-    @staticmethod
-    def _warn(what: str, exc: Exception, **which: str) -> None:
-        error = f"no candles within {AUDIT_PATIENCE_S:.0f}s" if isinstance(exc, TimeoutError) else describe(exc)
-        log.warning(what, **which, error=error, again_in=f"{AUDIT_AFTER_S:.0f}s")
 
 
 # ---------------------------------------------------------------------------------------------------------- exporter

@@ -479,7 +479,7 @@ IN_WORDS: dict[str, tuple[list[tuple[str, tuple[int | str, int], tuple[str, str]
         [("horizon", (n, n + 2), (f"{DAYS[0]}T{n:02}:10:00.000Z", f"{DAYS[0]}T{n:02}:11:00.000Z")) for n in range(23)],
         [
             *[f"Missing: {BTC} {DAYS[0]} {n:02}:10 to {n:02}:11 (horizon)" for n in range(20)],
-            "Missing: 3 ranges more",
+            "Missing: and 3 more",
         ],
         "no problem found, 23 ranges missing",
     ),
