@@ -263,17 +263,6 @@ class Market:
         self.next_id = first_id
         self.epochs.append(len(self.ledger))
 
-    def make_past(self, count: int, begin: int, end: int) -> None:
-        """Make `count` single trades, evenly from begin to end (ms); with all that was made before REST shows them."""
-        collects = gc.isenabled()
-        gc.disable()  # it would look through the growing ledger again and again, and find nothing
-        goal = len(self.ledger) + count
-        while (left := goal - len(self.ledger)) > 0:
-            moment = begin + (end - begin) * (count - left) // count
-            self.make_order(moment, -math.inf, count=min(left, self.usual_count()))
-        if collects:
-            gc.enable()
-
     def usual_count(self) -> int:
         """How many trades an order takes: 2 on average, now and then hundreds."""
         dice = self._random.random()
@@ -349,6 +338,18 @@ class Market:
             rows.append([str(minute), *map(decimal_text, prices + volumes), confirm])
             minute -= 60_000
         return rows
+
+
+def make_past(market: Market, count: int, begin: int, end: int) -> None:
+    """Make `count` single trades, evenly from begin to end (ms); REST shows them with those made before."""
+    collects = gc.isenabled()
+    gc.disable()  # it would look through the growing ledger again and again, and find nothing
+    goal = len(market.ledger) + count
+    while (left := goal - len(market.ledger)) > 0:
+        moment = begin + (end - begin) * (count - left) // count
+        market.make_order(moment, -math.inf, count=min(left, market.usual_count()))
+    if collects:
+        gc.enable()
 
 
 def crossing_times(midnight: int | str, count: int = 6, spread_ms: int = 400) -> list[int]:
@@ -591,8 +592,9 @@ class Faults:
     skip_id: float = 0.0  # probability that before an order one id is left out: it never exists
     several_rows: float = 0.0  # probability that a push shares its frame with the next one of the instrument
     # Connections
-    ws_refuse: str = ""  # "503", "html", "stall" (no answer at all), "reset", "close" or "redirect LOCATION": so every
-    # new connection is treated; a LOCATION that no library foresees is one of STRANGE_LOCATIONS
+    # So every new connection is treated: "503", "html", "stall" (no answer at all), "reset", "close" or "redirect
+    # LOCATION", to one of STRANGE_LOCATIONS, say
+    ws_refuse: str = ""
     ws_script: deque[str] = field(default_factory=deque)  # the same for one attempt each, then "" = works
     reject_code: str = ""  # subscriptions are refused with this code …
     reject_left: float = math.inf  # … so many more times
@@ -1270,7 +1272,7 @@ class FakeOKX:
     def prefill(self, inst_id: str, count: int, start: int | str, end: int | str) -> None:
         """Make `count` single trades of the past, evenly from start to end (ms, or ISO); nobody is told."""
         begin, stop = (utc_ms(moment) if isinstance(moment, str) else moment for moment in (start, end))
-        self._sync(lambda: self.markets[inst_id].make_past(count, begin, stop))
+        self._sync(lambda: make_past(self.markets[inst_id], count, begin, stop))
 
     def pass_hours(self, hours: float, trades: int = 0) -> None:
         """Let time pass at once: the clock jumps ahead, and so many single trades of each instrument fill the time.
@@ -1282,7 +1284,7 @@ class FakeOKX:
             begin = self.now_ms()
             end = begin + int(hours * 3_600_000)
             for market in self.markets.values():
-                market.make_past(trades, begin, end)
+                make_past(market, trades, begin, end)
             self.set_clock(end, self._clock[2])
 
         self._sync(jump)
