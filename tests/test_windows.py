@@ -53,7 +53,7 @@ code, *rest = (here / "codes.txt").read_text().split()
 (here / "codes.txt").write_text(" ".join(rest))
 code, _, age = code.partition("@")
 if age:
-    os.utime(here / ".venv" / "started.txt", [time.time() - int(age)] * 2)
+    os.utime(here / ".venv" / "started.txt", (time.time() - int(age),) * 2)
 sys.exit(int(code))
 """
 # Stands in for ping: notes how many it was asked for (one more than the seconds of the pause), and takes no time.
@@ -61,6 +61,17 @@ PING = """
 import pathlib, sys
 with pathlib.Path(sys.argv[0]).with_name("pauses.txt").open("a") as pauses:
     print(int(sys.argv[2]) - 1, file=pauses)
+"""
+# Runs a command on the console it is on itself, waits until its log names the subscriptions, and presses Ctrl+C there.
+PRESS_CTRL_C = """
+import ctypes, pathlib, signal, subprocess, sys, time
+log, *command = sys.argv[1:]
+child = subprocess.Popen(command)
+while not pathlib.Path(log).exists() or "Subscribed to trades" not in pathlib.Path(log).read_text("utf-8"):
+    time.sleep(0.05)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+ctypes.windll.kernel32.GenerateConsoleCtrlEvent(0, 0)
+sys.exit(child.wait())
 """
 # Stands in for Python 3.10, as far as the launcher asks it anything.
 OLD_PYTHON = """
@@ -239,16 +250,9 @@ def test_packages_that_cannot_be_imported_are_no_installation(launcher: Launcher
     assert "Could not install the packages" in output
 
 
-@pytest.mark.parametrize("damage", ["Scripts/python.exe", "Lib/site-packages/pip"])
-def test_a_half_made_environment_is_made_anew(
-    bare: Launcher, first_start: tuple[Launcher, int, str], damage: str
-) -> None:
+def test_a_half_made_environment_is_made_anew(bare: Launcher, first_start: tuple[Launcher, int, str]) -> None:
     shutil.copytree(first_start[0].folder / ".venv", bare.folder / ".venv")
-    lost = bare.folder / ".venv" / damage
-    if lost.is_dir():
-        shutil.rmtree(lost)
-    else:
-        lost.write_bytes(b"")
+    shutil.rmtree(bare.folder / ".venv/Lib/site-packages/pip")
     code, output = bare.run()
     assert (code, bare.starts) == (0, ["[]"])
     assert "Making a Python environment" in output
@@ -269,13 +273,16 @@ def test_a_python_that_is_too_old_is_named(bare: Launcher, wine: Wine, command: 
     assert output.startswith("The Python on this PC is too old:\nPython 3.10.11\nInstall Python 3.11 or newer")
 
 
-def test_a_new_python_is_found_behind_an_old_one(bare: Launcher, wine: Wine) -> None:
-    """It is used, and says what is in its way."""
+def test_a_new_python_is_found_behind_an_old_one_and_replaces_a_damaged_one(bare: Launcher, wine: Wine) -> None:
+    """Where that fails, its reason is shown."""
     wine.make_program(bare.tools / "py.exe", OLD_PYTHON)
-    (bare.folder / ".venv").write_text("in the way")
-    code, output = bare.run()
+    wine.make_program(bare.tools / "python.exe", "import sys; sys.exit('No space left' if '-c' not in sys.argv else 0)")
+    damaged = bare.folder / ".venv/Scripts/python.exe"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"")
+    code, output = bare.run(path=(bare.tools,))
     assert (code, bare.starts) == (1, [])
-    assert output.startswith("Making a Python environment")
+    assert output.startswith("Making a Python environment in .venv ...\nNo space left\n")
     assert "Could not make the Python environment" in output
 
 
@@ -305,7 +312,7 @@ def test_what_is_no_capture_is_not_restarted(launcher: Launcher, arguments: tupl
 
 def test_a_capture_is_restarted_for_ever(launcher: Launcher) -> None:
     """Pauses grow to a minute while it crashes, and begin anew after 10 minutes without a crash; code 4: a minute."""
-    arguments = ["--vault", "my --verify", "--since", "2026-11-01", "--archive-url", "https://host/a%20b?(c)=d"]
+    arguments = ["--vault", "my --verify", "--since", "2026-11-01", "--archive-url", "https://host/a;b?(c)=d"]
     launcher.codes(*["1", ENDLESS] * 3, "1@590", "1@610", "4", ENDLESS, "4@700", "1", "0")
     code, output = launcher.run(*arguments)
     assert code == 0, output
@@ -424,15 +431,18 @@ def test_killed_in_the_midst_of_a_line_it_goes_on_without_a_gap(
     settle_and_stop(okx, exporter)
 
 
-def test_on_a_console_it_logs_in_colour(wine: Wine, tmp_path: Path) -> None:
+def test_on_a_console_it_has_a_title_and_colours_and_ends_with_ctrl_c(
+    okx: FakeOKX, wine: Wine, launcher: Launcher
+) -> None:
     """With nothing installed but the four packages: structlog's own colours would need a fifth on Windows."""
-    command = (wine.cpython / "python.exe", windows_path(ROOT / "trades_exporter.py"))
-    environment = wine.environment(PYTHONPATH=windows_path(wine.packages))
-    arguments = ("--verify", "--vault", windows_path(tmp_path / "missing"))
-    exit_code, shown = wine.run_on_console(*command, *arguments, environment=environment)
-    assert exit_code == 4, shown
-    assert "There is no" in shown
-    assert re.search(r"\x1b\[31m.*critical", shown)
+    log = launcher.folder / "trades_exporter.log"
+    command = [wine.cpython / "python.exe", "-I", "-c", PRESS_CTRL_C, windows_path(log)]
+    command += [windows_path(launcher.folder / "start_trades.bat"), "--ws-url", okx.ws_url, "--rest-url", okx.rest_url]
+    exit_code, shown = wine.run_on_console(*command, environment=launcher.environment())
+    assert exit_code == 0, shown
+    assert "\x1b]0;OKX trades\x07" in shown
+    assert re.search(r"\x1b\[32m.*info", shown)
+    wait_for(lambda: "Stopped" in log.read_text("utf-8").splitlines()[-1], what="the end")
 
 
 def test_a_second_exporter_says_who_holds_the_vault(
