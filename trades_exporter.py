@@ -712,7 +712,10 @@ class Repair:
         again: list[int] = []
         walk: list[int] = []
         ahead = sum(trade.repaired for trade in self.sequence.waiting)
-        room = min(self._pages, (LOOKAHEAD_TRADES - ahead) // PAGE) if now >= self._walk_at else 0
+        lowest = next(self.sequence.missing(), (0, 0))[0]  # all that waits needs it: there is always room for its page
+        room = max(min(self._pages, (LOOKAHEAD_TRADES - ahead) // PAGE), int(lowest > self._walked))
+        if now < self._walk_at:
+            room = 0
         for low, high in self.sequence.missing():
             if low > self.settled:
                 break
