@@ -62,6 +62,10 @@ from time import monotonic
 from typing import Any, BinaryIO, NamedTuple, Protocol, Self, cast
 from urllib.parse import urlsplit
 
+os.environ.pop(
+    "SSLKEYLOGFILE", None
+)  # virus scanners set it; where that file can't be written, importing aiohttp fails
+
 import aiohttp
 import orjson
 import structlog
@@ -471,7 +475,7 @@ def cut_from_gaps(gaps: Iterable[Gap], reasons: set[str], low: Boundary, high: B
 def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
     """Join gaps that have the same reason and overlap or touch; return all by id."""
     out: list[Gap] = []
-    for gap in sorted(gaps, key=lambda gap: (gap.reason, gap.first, gap.before_id)):
+    for gap in sorted(gaps, key=lambda gap: (gap.reason, gap.first, gap.after_utc, gap.before_id)):
         last = out[-1] if out else None
         if last is None or gap.reason != last.reason or gap.first > last.before_id:
             out.append(gap)
@@ -483,12 +487,20 @@ def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
 first_id = attrgetter("first")
 
 
+def ids_fell(trade: Trade, last: int, ts: str) -> BuildFailError:
+    """Return the error for a push whose id is not above the stored `last` of the time `ts` (ms), as those before it."""
+    return BuildFailError(
+        f"Trade ids fell: OKX sends {trade.inst_id} {trade.last} of {utc(trade.ts)}, but {last} of {utc(ts)} is stored."
+        " Either OKX counts anew: start with another --vault. Or the last line of the newest file is damaged: mend it"
+    )
+
+
 class Sequence:
     """Decides for one instrument which trades may be written now, in order and once, and which ids are missing.
 
-    Live capture offers it pushes and rows of REST, history offers it rows of REST and archives. `offer` and `give_up`
-    return what is to be stored now, in this order: Trades and Gaps. Trades that can't be written yet wait; whatever lies
-    between them, up to the highest id known to exist, is missing.
+    Live capture offers it pushes and rows of REST, history rows of REST and archives. `offer` and `give_up` return what
+    is to be stored now, in this order: Trades and Gaps. Trades that can't be written yet wait; whatever lies between
+    them, up to the highest id known to exist, is missing.
     """
 
     def __init__(self, limit: int = WAITING_TRADES) -> None:
@@ -503,7 +515,7 @@ class Sequence:
         self._patched = True  # the file's end may hold single trades out of an aggregate of the millisecond `ts`
 
     def restart(self, last: int | None, ts: str) -> None:
-        """Go on behind the stored trade `last` of the time `ts`. What waits is dropped: it will be missed, and fetched."""
+        """Go on behind the stored trade `last` of the time `ts` (ms). What waits is dropped: it will be fetched."""
         self.next, self.ts, self._patched = None if last is None else last + 1, ts, True
         self.waiting.clear()
 
@@ -550,14 +562,10 @@ class Sequence:
             return
         self._fallen += 1
         if self._fallen >= FALLEN_PUSHES:
-            raise BuildFailError(
-                f"Trade ids fell: OKX sends {trade.inst_id} {trade.last} of {utc(trade.ts)}, but {self.last} of {utc(self.ts)}"
-                " is stored. OKX counts anew, or the last line is damaged: check the end of the newest file. To begin"
-                " anew, start with another --vault"
-            )
+            raise ids_fell(trade, self.last, self.ts)
 
     def expect(self, last: int, ts: str) -> None:
-        """Declare that the ids up to `last`, of the time `ts` (ms), exist and those above are nobody's business here."""
+        """Declare that the ids up to `last`, of the time `ts` (ms), are wanted, and none above."""
         self.seen, self.seen_ts = last, ts
 
     def skip_to(self, first: int, ts: str) -> None:
@@ -1069,7 +1077,7 @@ class Vault:
 
 
 class GapsFile:
-    """An instrument's gaps file: lines are appended before what lies behind them is stored, and kept true afterwards."""
+    """An instrument's gaps file: a line is there before what lies behind it is stored, and is kept true afterwards."""
 
     def __init__(self, vault: Vault, inst_id: str) -> None:
         self._vault = vault
@@ -1112,7 +1120,7 @@ class GapsFile:
         self.save()
 
     def save(self) -> None:
-        """Make the file say what is missing now, if it does not; where that fails it is tried again with the next call."""
+        """Make the file say what is missing now, if it does not; where that fails the next call tries again."""
         if not self._replace:
             return
         recorded_utc = utc(f"{time.time_ns() // 1_000_000:013}")
@@ -1179,6 +1187,14 @@ class TradeFiles:
     def end_of(self, day: str) -> Boundary:
         """Return the last trade of a day's file; its id is -1 where there is none."""
         return self._ends.get(day, Boundary(-1, ""))
+
+    def first(self) -> Boundary | None:
+        """Return the first stored trade; raise OSError where it can't be read."""
+        for paths in self.vault.days(self.inst_id).values():
+            for _, _, line in numbered_lines(paths):
+                if match := RECORD.fullmatch(line):
+                    return Boundary(int(match[5]), orjson.loads(line)["timestamp_utc"])
+        return None
 
     def newest_day(self) -> str:
         """Return the newest stored day, or nothing."""
@@ -1363,7 +1379,8 @@ class Outage:
     """Logs that OKX can't be reached: when it begins, at most once in LOG_AGAIN_S while it lasts, and when it ends."""
 
     def __init__(self) -> None:
-        self._failing: dict[str, str] = {}  # what fails (WebSocket, an endpoint of REST): why
+        self._failing: set[str] = set()  # WebSocket, REST, an endpoint of REST
+        self._failed: set[str] = set()  # all that failed since the outage began
         self._began_at = 0.0
         self._throttle = LogThrottle()
 
@@ -1372,7 +1389,8 @@ class Outage:
         if not self._failing:
             self._began_at = monotonic()
             self._throttle = LogThrottle()
-        self._failing[what] = reason
+        self._failing.add(what)
+        self._failed.add(what)
         if self._throttle.may_log(what):
             lasts = monotonic() - self._began_at
             since = f" For {timedelta(seconds=round(lasts))} by now." if lasts >= 1 else ""
@@ -1380,10 +1398,16 @@ class Outage:
 
     def works(self, what: str) -> None:
         """Log the end of the outage, if this was the last thing that failed."""
-        if self._failing.pop(what, "") and not self._failing:
+        if what not in self._failing:
+            return
+        self._failing.remove(what)
+        if not self._failing:
             lasted = monotonic() - self._began_at
             since = f"{datetime.now(UTC) - timedelta(seconds=lasted):%Y-%m-%dT%H:%M:%SZ}"
-            log.info(f"{what} works again", since=since, took=f"{lasted:.1f}s")
+            log.info(
+                "OKX can be reached again", what=", ".join(sorted(self._failed)), since=since, took=f"{lasted:.1f}s"
+            )
+            self._failed.clear()
 
 
 class EndpointLimit:
@@ -1571,10 +1595,12 @@ class Rest:
 class ExchangeClock:
     """Tells which trade times can be true: none is more than a day ahead of this PC's clock and of OKX's."""
 
-    def __init__(self, rest: Rest) -> None:
+    def __init__(self, rest: Rest, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         self._rest = rest
+        self._spawn = spawn  # runs a job beside everything else
         self._ahead_ms = 0  # how far OKX's clock is ahead of this PC's, where it was asked
         self._limit = ""  # ms
+        self._held: list[tuple[Trade, Callable[[Trade], None]]] = []
 
     def allows(self, ts: str) -> bool:
         """Tell whether a trade can have this time (ms)."""
@@ -1584,17 +1610,34 @@ class ExchangeClock:
         return ts <= self._limit
 
     async def confirm(self, trade: Trade) -> None:
-        """Ask OKX for its time where the PC's clock does not allow a trade's; raise BuildFailError where both deny it."""
+        """Ask OKX for its time where the PC's clock does not allow a trade's; raise BuildFailError if both deny it."""
         if self.allows(trade.ts):
             return
         okx, pc = int(await self._rest.time()), time.time_ns() // 1_000_000
         self._ahead_ms = okx - pc
         if not self.allows(trade.ts):
             raise BuildFailError(
-                f"Invalid trade field: ts='{trade.ts}' ({utc(trade.ts)}) is more than a day ahead of this PC's clock and"
-                f" of OKX's in trade {trade.trade_id} of {trade.inst_id}"
+                f"Invalid trade field: ts='{trade.ts}' ({utc(trade.ts)}) is more than a day ahead of this PC's clock"
+                f" and of OKX's, in trade {trade.trade_id} of {trade.inst_id}"
             )
         log.warning("This PC's clock is wrong: OKX's is far ahead", okx=utc(f"{okx:013}"), pc=utc(f"{pc:013}"))
+
+    def hold(self, trade: Trade, take: Callable[[Trade], None]) -> None:
+        """Hold a push whose time is not allowed until OKX was asked, then `take` it; too many are dropped."""
+        if len(self._held) < DEDUP_KEYS:
+            self._held.append((trade, take))
+        if len(self._held) == 1:
+            self._spawn(self._release())
+
+    async def _release(self) -> None:
+        """Confirm what is held, then hand it over; raise BuildFailError."""
+        confirmed = 0
+        while confirmed < len(self._held):
+            await self.confirm(self._held[confirmed][0])
+            confirmed += 1
+        held, self._held = self._held, []
+        for trade, take in held:
+            take(trade)
 
 
 # ---------------------------------------------------------------------------------------------------------- archives
@@ -1970,7 +2013,7 @@ class Feed:
         self._outage.works("WebSocket")
 
     def rejected(self, what: str, *, final: bool) -> None:
-        """Raise BuildFailError where OKX refuses a subscription for good: at start, or for REJECTED_S without a break."""
+        """Raise BuildFailError where OKX refuses for good: at start, or for REJECTED_S without a break."""
         now = monotonic()
         if final:
             if now - self._rejected_at >= REJECTIONS_APART_S:
@@ -2359,7 +2402,6 @@ class Recorder:
         self._since = since  # a UTC day, `now`, or nothing
         self._first_push = True
         self._recent = RecentKeys()
-        self._early: list[Trade] = []  # pushes with times that this PC's clock does not allow
         self._flush_due = self._repairing = False
 
     def recover(self) -> None:
@@ -2387,7 +2429,7 @@ class Recorder:
             self.sequence.skip(trade)
             self._first_push = False
         elif not self._services.clock.allows(trade.ts):
-            self._hold(trade)
+            self._services.clock.hold(trade, self.take)
         elif self.failed:
             self.sequence.note(trade)
         else:
@@ -2476,21 +2518,6 @@ class Recorder:
         self._go_on(await self._files.until_writable(self._services.throttle, exc))
         if self.sequence.open and not self._repairing:
             self._start_repair()
-
-    def _hold(self, trade: Trade) -> None:
-        """Keep a push whose time can't be true by this PC's clock until OKX was asked for the time."""
-        if len(self._early) >= DEDUP_KEYS:
-            self.sequence.note(trade)
-            return
-        self._early.append(trade)
-        if len(self._early) == 1:
-            self._services.spawn(self._confirm_times())
-
-    async def _confirm_times(self) -> None:
-        await self._services.clock.confirm(max(self._early, key=attrgetter("ts")))
-        early, self._early = self._early, []
-        for trade in early:
-            self.take(trade)
 
     def _start_repair(self) -> None:
         self._repairing = True
@@ -2593,6 +2620,19 @@ class ArchiveSource:
             )
             self.bad_ids.add(trade_id)
         return trades
+
+
+async def is_out_of_reach(rest: Rest, inst_id: str, low: int, newest: int) -> bool:
+    """Ask REST whether it shows any id below `low`: ABSENT_ANSWERS over ABSENT_S that do not are believed.
+
+    Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
+    """
+    for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
+        rows = parse_rows(inst_id, await rest.history(inst_id, low + PAGE))[0]
+        if any(row.last < low for row in rows) or not await rest.history(inst_id, newest + 1):
+            return False
+        await asyncio.sleep(pause)
+    return True
 
 
 class RangeFill:
@@ -2700,25 +2740,13 @@ class RangeFill:
             with contextlib.suppress(TimeoutError):  # REST may be dead, while an archive has come meanwhile
                 async with asyncio.timeout(ARCHIVE_RETRY_S):
                     await self._backfill.ask(pages, lambda: not self.done)
-        if low == sequence.next and monotonic() - self._stalled[1] > ABSENT_S and await self._is_out_of_reach(low):
+        if low == sequence.next and monotonic() - self._stalled[1] > ABSENT_S:
             self._stalled = (low, monotonic())
-            self._do_without_rest()
-
-    async def _is_out_of_reach(self, low: int) -> bool:
-        """Ask REST whether it shows any id below this: ABSENT_ANSWERS over ABSENT_S that do not are believed.
-
-        Each time it has to show live capture's newest trades as well: or else it is broken, and that proves nothing.
-        """
-        rest, inst_id = self._services.rest, self._files.inst_id
-        for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
-            rows = parse_rows(inst_id, await rest.history(inst_id, low + PAGE))[0]
-            if any(row.last < low for row in rows) or not await rest.history(inst_id, self._newest()[0] + 1):
-                return False
-            await asyncio.sleep(pause)
-        return True
+            if await is_out_of_reach(self._services.rest, self._files.inst_id, low, self._newest()[0]):
+                self._do_without_rest()
 
     def _do_without_rest(self) -> None:
-        """Decide about the lowest missing ids, which REST does not reach: by an archive, or they are no longer to be had."""
+        """Decide about the lowest missing ids, which REST does not reach."""
         sequence, source = self.sequence, self._source
         low, high = next(sequence.missing())
         self._unreached = high
@@ -2751,6 +2779,66 @@ class RangeFill:
             self._store(self.sequence.give_up(low, "unrepaired"))
 
 
+class HistoryProgress:
+    """What the log says of an instrument's history: what is pending, each finished day, how long it takes."""
+
+    def __init__(self, inst_id: str, gaps: GapsFile) -> None:
+        self._inst_id = inst_id
+        self._gaps = gaps
+        self._began_at = self._logged_at = monotonic()
+        self._stored = 0  # trades since then
+        self._next = 0  # the id behind the last stored one
+
+    def pending_ids(self) -> int:
+        """Return how many ids are pending; those of a range without a lower edge are not known and not counted."""
+        ranges = [(gap.first, gap.before_id) for gap in self._gaps.pending() if gap.after_id is not None]
+        return sum(before - (self._next if first < self._next < before else first) for first, before in ranges)
+
+    def begin(self) -> None:
+        """Log the plan: days, and about how many trades, how much room, and how much time over REST alone."""
+        self._began_at, self._stored = monotonic(), 0
+        pending, trades = self._gaps.pending(), self.pending_ids()
+        about = {}
+        if all(gap.after_id is not None for gap in pending):
+            over_rest = str(timedelta(seconds=trades // 1000))
+            about = {"trades": str(trades), "GB": f"{trades * 250 / 1e9:.2f}", "over_rest": over_rest}
+        days = f"{pending[0].after_utc[:10]} to {pending[-1].before_utc[:10]}"
+        log.info(f"History {self._inst_id}: {days} is pending", **about)
+
+    def stored(self, trades: int, upto: int, day: str) -> None:
+        """Count stored trades, up to an id; log how far a day is, at most once in LOG_AGAIN_S."""
+        self._stored += trades
+        self._next = upto + 1
+        if monotonic() - self._logged_at >= LOG_AGAIN_S:
+            self._logged_at = monotonic()
+            pending = self.pending_ids()
+            log.info(f"History {self._inst_id} {day}", trades=self._stored, pending=pending, eta=self._eta(pending))
+
+    def end_day(self, day: str) -> None:
+        """Log a finished day."""
+        days = [gap.before_utc[:10] for gap in self._gaps.pending()]
+        left = (date.fromisoformat(max(days)) - date.fromisoformat(day)).days - 1 if days else 0
+        eta = self._eta(self.pending_ids())
+        log.info(f"History {self._inst_id} {day} is whole", days_left=max(0, left), trades=self._stored, eta=eta)
+
+    def end(self) -> None:
+        """Log that nothing is pending."""
+        log.info("History complete", instId=self._inst_id, trades=self._stored)
+
+    def _eta(self, pending: int) -> str:
+        rate = self._stored / max(0.001, monotonic() - self._began_at)
+        return str(timedelta(seconds=round(pending / rate))) if rate else "unknown"
+
+
+async def wait_for_room(vault: Vault, throttle: LogThrottle) -> None:
+    """Wait while the disk has less than HISTORY_FREE_BYTES free; raise OSError where it is gone."""
+    while (free := vault.free_bytes()) < HISTORY_FREE_BYTES:
+        if throttle.may_log("little room"):
+            needed = f"{HISTORY_FREE_BYTES / 1e9:.1f} GB"
+            log.warning("History waits: the disk is nearly full", free=f"{free / 1e9:.1f} GB", needed=needed)
+        await asyncio.sleep(HISTORY_WAIT_S)
+
+
 class History:
     """One instrument's past: fetches the pending ranges in the background, oldest first, each day's file in order."""
 
@@ -2773,51 +2861,48 @@ class History:
         self._wanted = asyncio.Event()
         self._fill: RangeFill | None = None
         self._day = ""  # that is being filled
-        self._began_at = self._logged_at = self._looked_at = 0.0
-        self._done = 0  # trades
+        self.progress = HistoryProgress(instrument.inst_id, files.gaps)
+        self._looked_at = 0.0  # at the disk
         self._unfit: list[Trade] = []  # in a row, with no trade behind them that fits
+        self._failure: OSError | None = None  # of an fsync
 
     def wake(self) -> None:
         """Look whether something is pending."""
         self._wanted.set()
+
+    def fail(self, exc: OSError) -> None:
+        """Note that what was written may not be on the disk: the range is begun again behind what is."""
+        self._failure = exc
 
     def fetch_since(self, day: str) -> None:
         """Put on record as pending what lies before the first stored day, back to `day`; raise OSError.
 
         Nothing changes where that day is stored, pending or on record as no longer to be had.
         """
-        stored = next(iter(self._files.vault.days(self._inst_id)), None)
-        known = [gap.after_utc[:10] for gap in [*self._files.gaps.of("pending"), *self._files.gaps.of("horizon")]]
-        starts = [gap for gap in self._files.gaps.of("start") if gap.after_id is None]
-        if stored is None or day >= stored or any(after and after <= day for after in known) or not starts:
+        gaps, first = self._files.gaps, self._files.first()
+        known = [gap.after_utc[:10] for gap in [*gaps.of("pending"), *gaps.of("horizon")] if gap.after_utc]
+        if first is None or min([*known, first.time_utc[:10]]) <= day:
             return
-        first = min(starts, key=attrgetter("before_id"))
-        unresolved = [gap for gap in self._files.gaps.of("pending") if gap.after_id is None]
-        if unresolved:
-            self._files.gaps.clear({"pending"}, Boundary(0, ""), Boundary(unresolved[0].before_id - 1, ""))
-        before = min(unresolved, key=attrgetter("before_id"), default=first)
-        self._files.gaps.add([Gap("pending", None, before.before_id, f"{day}T00:00:00.000Z", before.before_utc)])
-
-    def pending_ids(self) -> int:
-        """Return how many ids are pending; those of a range without a lower edge are not known and not counted."""
-        done = self._fill.sequence.last if self._fill else None
-        ranges = [(gap.first, gap.before_id) for gap in self._files.gaps.pending() if gap.after_id is not None]
-        return sum(
-            before - max(first, done + 1 if done and first <= done < before else first) for first, before in ranges
-        )
+        edges = [
+            Boundary(gap.before_id, gap.before_utc)
+            for gap in [*gaps.of("pending"), *gaps.of("start")]
+            if gap.after_id is None
+        ]
+        before = min(edges, default=first)  # the first line may hold several ids
+        gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
 
     async def run(self) -> None:
         """Fill what is pending, for ever."""
         while True:
-            if not (pending := self._files.gaps.pending()):
+            if not self._files.gaps.pending():
                 await self._wanted.wait()
                 self._wanted.clear()
                 continue
-            self._log_plan(pending)
+            self.progress.begin()
             try:
                 while pending := self._files.gaps.pending():
                     await self._fill_range(pending[0])
-                log.info("History complete", instId=self._inst_id, trades=self._done)
+                self.progress.end()
             except OSError as exc:
                 self.writer.abandon()
                 await self._files.until_writable(self._services.throttle, exc)
@@ -2834,7 +2919,6 @@ class History:
         while not fill.done:
             await self._may_go_on()
             await fill.step()
-            self._log_progress()
         if self._unfit:
             fill.end_at(self._unfit[0].first)
             self._unfit.clear()
@@ -2853,31 +2937,29 @@ class History:
         gaps.clear({"pending"}, Boundary(last + 1, ""), Boundary(gap.before_id - 1, ""))
 
     async def _may_go_on(self) -> None:
-        """Wait while a live gap is being repaired, and while the disk is nearly full; raise OSError where it is gone."""
+        """Wait while a live gap is being repaired, or the disk is nearly full; raise OSError where writing failed."""
+        if self._failure:
+            failure, self._failure = self._failure, None
+            raise failure
         while self._services.patience.repairing:
             await asyncio.sleep(LATE_S)
         if monotonic() - self._looked_at < HISTORY_WAIT_S:
             return
-        while (free := self._files.vault.free_bytes()) < HISTORY_FREE_BYTES:
-            if self._services.throttle.may_log("little room"):
-                log.warning(
-                    "History waits: the disk is nearly full",
-                    free=f"{free / 1e9:.1f} GB",
-                    needed=f"{HISTORY_FREE_BYTES / 1e9:.1f} GB",
-                )
-            await asyncio.sleep(HISTORY_WAIT_S)
+        await wait_for_room(self._files.vault, self._services.throttle)
         self._looked_at = monotonic()
 
     def _store(self, items: Iterable[Trade | Gap]) -> None:
         self.writer.store(items)
         self.writer.flush()
-        self._done += sum(isinstance(item, Trade) for item in items)
+        trades = [item for item in items if isinstance(item, Trade)]
+        if trades:
+            self.progress.stored(len(trades), trades[-1].last, self._day)
 
     def _fits(self, day: str, trade: Trade) -> bool:
         return self._files.end_of(day).trade_id < trade.first
 
     def _on_unfit(self, trade: Trade) -> None:
-        """Keep in mind a trade whose day has later trades in its file; where that is no crossing of times, end the range."""
+        """Pass over a trade whose day has later ones in its file; end the range where times do not just cross."""
         self._unfit.append(trade)
         if self._fill and int(trade.ts) % 86_400_000 >= CROSSING_S * 1000:
             self._fill.end_at(self._unfit[0].first)
@@ -2899,11 +2981,7 @@ class History:
             return
         self._clear(self._files.end_of(self._day))
         self._listener.day_filled(self._inst_id, self._day)
-        days = [gap.before_utc[:10] for gap in self._files.gaps.pending()]
-        left = (date.fromisoformat(max(days)) - date.fromisoformat(self._day)).days - 1 if days else 0
-        log.info(
-            f"History {self._inst_id} {self._day} is whole", days_left=max(0, left), trades=self._done, eta=self._eta()
-        )
+        self.progress.end_day(self._day)
 
     def _clear(self, high: Boundary) -> None:
         """Take what is stored up to `high` off the record."""
@@ -2913,32 +2991,6 @@ class History:
         starts = {start.before_id: start.before_utc for start in self._files.gaps.of("start")}
         low = Boundary(gap.first, starts.get(gap.first, gap.after_utc))
         self._files.gaps.clear({"pending", "start"}, low, high)
-
-    def _log_plan(self, pending: list[Gap]) -> None:
-        """Say what is pending: days, about how many trades, how much room and time they take over REST alone."""
-        self._began_at = self._logged_at = monotonic()
-        self._done = 0
-        days = f"{pending[0].after_utc[:10]} to {pending[-1].before_utc[:10]}"
-        trades = self.pending_ids()
-        about = {
-            "trades": trades,
-            "GB": f"{trades * 250 / 1e9:.1f}",
-            "over_rest": str(timedelta(seconds=trades // 1000)),
-        }
-        known = all(gap.after_id is not None for gap in pending)
-        log.info(f"History {self._inst_id}: {days} is pending", **(about if known else {}))
-
-    def _log_progress(self) -> None:
-        """Say within a day how far it is, at most once in LOG_AGAIN_S."""
-        if monotonic() - self._logged_at >= LOG_AGAIN_S:
-            self._logged_at = monotonic()
-            log.info(
-                f"History {self._inst_id} {self._day}", trades=self._done, pending=self.pending_ids(), eta=self._eta()
-            )
-
-    def _eta(self) -> str:
-        rate = self._done / max(0.001, monotonic() - self._began_at)
-        return str(timedelta(seconds=round(self.pending_ids() / rate))) if rate else "unknown"
 
 
 # ------------------------------------------------------------------------------------------------------------ verify
@@ -3806,7 +3858,7 @@ class Stats:
                 age=f"{age:.0f}s",
                 repaired=recorder.repaired,
                 waiting=len(recorder.sequence.waiting),
-                pending=capture.history.pending_ids(),
+                pending=capture.history.progress.pending_ids(),
             )
         self._logged_at = now
 
@@ -3862,14 +3914,14 @@ class Exporter:
         instruments = await metadata.start(tasks)
         auditor = Auditor(self._vault, rest, INSTRUMENTS)
         finished = FinishedDays(tasks, metadata, auditor)
-        awake = AwakeClock()
-        services = Services(rest, ExchangeClock(rest), awake, Patience(), LogThrottle(), partial(spawn, tasks))
+        run = partial(spawn, tasks)
+        services = Services(rest, ExchangeClock(rest, run), AwakeClock(), Patience(), LogThrottle(), run)
         archives = Archives(session, self._archive_url, self._vault)
         for instrument in instruments:
             self._captures[instrument.inst_id] = self._open(instrument, services, archives, finished)
         feed = Feed(self._ws_url, {key: value.recorder.take for key, value in self._captures.items()}, outage)
         jobs = [
-            awake.run(),
+            services.awake.run(),
             feed.stay_connected(),
             self._sync_files(),
             self._watch_instruments(feed),
@@ -3907,11 +3959,11 @@ class Exporter:
             await asyncio.sleep(FSYNC_S)
             for capture in self._captures.values():
                 capture.files.gaps.save()
-                try:
-                    await asyncio.to_thread(capture.history.writer.sync)
-                    await asyncio.to_thread(capture.recorder.writer.sync)
-                except OSError as exc:
-                    capture.recorder.fail(exc)
+                for part in (capture.recorder, capture.history):
+                    try:
+                        await asyncio.to_thread(part.writer.sync)
+                    except OSError as exc:
+                        part.fail(exc)
 
     async def _watch_instruments(self, feed: Feed) -> None:
         """Reconnect where an instrument is silent while REST has newer trades: its subscription died."""
@@ -3955,13 +4007,18 @@ class CaptureThread:
     """Runs the exporter in a thread of its own, so that the main thread takes signals even while a disk hangs."""
 
     def __init__(self, exporter: Exporter) -> None:
-        self.exit_code = 0
         self.done = threading.Event()  # everything is on disk, or can't be
         self.stop_asked_at: float | None = None
         self._exporter = exporter
         self._signal = ""
+        self._failure = 0  # the exit code of what ended it
         self._running: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code: 0 where it was asked to stop and nothing failed."""
+        return self._failure or (0 if self._signal else 1)
 
     def start(self) -> None:
         """Start to capture; signals stop it from now on."""
@@ -3999,7 +4056,7 @@ class CaptureThread:
         except asyncio.CancelledError:
             log.info("Stopped", signal=self._signal)
         except Exception as exc:  # noqa: BLE001 - the outermost edge
-            self.exit_code = report(exc)
+            self._failure = report(exc)
         self.done.set()
 
 
@@ -4078,7 +4135,8 @@ def log_line(event: structlog.typing.EventDict, *, colors: bool) -> str:
     now, level, message = event.pop("timestamp"), event.pop("level"), str(event.pop("event"))
     trace = event.pop("exception", "")
     pairs = " ".join(f"{colored(key, '36')}={log_value(value)}" for key, value in event.items())
-    text = f"{colored(now, '2')} [{colored(f'{level:8}', LEVEL_COLORS.get(level, '32'))}] {colored(f'{message:30}', '1')} {pairs}"
+    level = colored(f"{level:8}", LEVEL_COLORS.get(level, "32"))
+    text = f"{colored(now, '2')} [{level}] {colored(message, '1')} {pairs}"
     return text.rstrip() + (f"\n{trace}" if trace else "")
 
 
