@@ -473,11 +473,15 @@ def cut_from_gaps(gaps: Iterable[Gap], reasons: set[str], low: Boundary, high: B
 
 
 def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
-    """Join gaps that have the same reason and overlap or touch; return all by id."""
+    """Join gaps that have the same reason and overlap or touch; return all by id.
+
+    `start` gaps stay: each says where a record begins.
+    """
     out: list[Gap] = []
     for gap in sorted(gaps, key=lambda gap: (gap.reason, gap.first, gap.after_utc, gap.before_id)):
         last = out[-1] if out else None
-        if last is None or gap.reason != last.reason or gap.first > last.before_id:
+        apart = last is None or gap.reason != last.reason or gap.first > last.before_id
+        if last is None or apart or (gap.reason == "start" and gap.before_id != last.before_id):
             out.append(gap)
         elif gap.before_id > last.before_id:
             out[-1] = last._replace(before_id=gap.before_id, before_utc=gap.before_utc)
@@ -1200,9 +1204,9 @@ class TradeFiles:
         """Return the newest stored day, or nothing."""
         return max(self._ends, default="")
 
-    def highest(self, after: int = -1, before: int = 1 << 64) -> Boundary | None:
-        """Return the highest stored trade between two ids, both exclusive."""
-        return max((end for end in self._ends.values() if after < end.trade_id < before), default=None)
+    def highest(self, before: int = 1 << 64) -> Boundary | None:
+        """Return the highest stored trade with a lower id."""
+        return max((end for end in self._ends.values() if end.trade_id < before), default=None)
 
     def try_to_write(self, size: int) -> None:
         """Raise OSError where so many bytes can't be written; what is tried is gone again, also after a crash."""
@@ -2456,11 +2460,16 @@ class Recorder:
         gap = Gap("pending", after_id, first, utc(sequence.ts), utc(ts))
         if after_id is None and sequence.ts >= midnight_of(utc_day(ts)):
             gap = Gap("start", None, first, "", utc(ts))
-        if gap.first < first:
-            self.store([gap])
-        if not self.failed:
-            sequence.skip_to(first, ts)
-            self._on_pending()
+        try:
+            self.writer.flush()
+            self.writer.close_file()  # what lies below `after_id` has to be on the disk before the next start relies on it
+            if gap.first < first:
+                self.writer.store([gap])
+        except OSError as exc:
+            self.fail(exc)
+            return
+        sequence.skip_to(first, ts)
+        self._on_pending()
 
     def flush(self) -> None:
         """Hand the lines to the file."""
@@ -2677,7 +2686,7 @@ class RangeFill:
     async def find_lower_edge(self) -> None:
         """Find out where the range begins: behind what is stored of it, or with the first trade of a day."""
         gap = self._gap
-        stored = self._files.highest(-1 if gap.after_id is None else gap.after_id, gap.before_id)
+        stored = self._files.highest(before=gap.before_id)  # may lie below the range, where a line was lost
         if stored or gap.after_id is not None:
             edge = stored or Boundary(gap.first - 1, gap.after_utc)
             self.sequence.restart(edge.trade_id, milliseconds(edge.time_utc) or self._end_ts)
@@ -2881,14 +2890,12 @@ class History:
         """
         gaps, first = self._files.gaps, self._files.first()
         known = [gap.after_utc[:10] for gap in [*gaps.of("pending"), *gaps.of("horizon")] if gap.after_utc]
-        if first is None or min([*known, first.time_utc[:10]]) <= day:
+        days = known + ([first.time_utc[:10]] if first else [])
+        if not days or min(days) <= day:
             return
-        edges = [
-            Boundary(gap.before_id, gap.before_utc)
-            for gap in [*gaps.of("pending"), *gaps.of("start")]
-            if gap.after_id is None
-        ]
-        before = min(edges, default=first)  # the first line may hold several ids
+        open_ended = [gap for gap in [*gaps.of("pending"), *gaps.of("start")] if gap.after_id is None]
+        edges = [Boundary(gap.before_id, gap.before_utc) for gap in open_ended] or ([first] if first else [])
+        before = min(edges)  # not the first line's id, if it can be: that line may hold several
         gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
 
     async def run(self) -> None:
