@@ -2462,7 +2462,7 @@ class Recorder:
             gap = Gap("start", None, first, "", utc(ts))
         try:
             self.writer.flush()
-            self.writer.close_file()  # what lies below `after_id` has to be on the disk before the next start relies on it
+            self.writer.close_file()  # what lies below `after_id` is on the disk before a restart relies on it
             if gap.first < first:
                 self.writer.store([gap])
         except OSError as exc:
