@@ -709,6 +709,7 @@ class Repair:
         self._walked = -1  # ids up to this have been asked for
         self._pages = 1  # to walk in one round; grows with success, so that a jump of the ids costs few requests
         self._walk_at = self._again_at = now  # not before
+        self._again_upto = -1  # pages up to this had their turn to be asked for again
         self._pause = ASK_AGAIN_S[0]
         self._search: HoleSearch | None = None
         self._proofs: dict[tuple[int, int], tuple[int, float]] = {}  # missing range: answers that proved it, since when
@@ -738,7 +739,11 @@ class Repair:
                 break
         if not again or now < self._again_at:
             return walk
-        self._again_at = now + self._longer_pause()
+        again = [after for after in again if after > self._again_upto] or again
+        if len(again) > ROUND_PAGES:  # each has its turn before a pause: the proofs of all missing ids run side by side
+            self._again_upto = again[ROUND_PAGES - 1]
+        else:
+            self._again_upto, self._again_at = -1, now + self._longer_pause()
         return again[:ROUND_PAGES] + walk
 
     def learn(self, after: int, rows: list[Trade], now: float) -> Learned:
