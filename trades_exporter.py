@@ -52,7 +52,7 @@ import time
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Container, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Container, Coroutine, Hashable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -657,6 +657,26 @@ class Sequence:
 # ------------------------------------------------------------------------------------------------------------ repair
 
 
+class Evidence:
+    """Counts answers of REST that show the same thing; it is believed of ABSENT_ANSWERS over ABSENT_S or more.
+
+    A claim is anything that can be compared; `now` is any clock that only rises, s.
+    """
+
+    def __init__(self) -> None:
+        self._answers: dict[Hashable, tuple[int, float]] = {}  # by claim: how many, since when
+
+    def add(self, claim: Hashable, now: float) -> None:
+        """Count an answer that shows this."""
+        answers, since = self._answers.get(claim, (0, now))
+        self._answers[claim] = answers + 1, since
+
+    def proves(self, claim: Hashable, now: float) -> bool:
+        """Tell whether this is to be believed."""
+        answers, since = self._answers.get(claim, (0, now))
+        return answers >= ABSENT_ANSWERS and now - since >= ABSENT_S
+
+
 class HoleSearch:
     """Finds the lowest id that exists at or above `low`, where `high` exists and REST shows nothing near `low`.
 
@@ -709,10 +729,9 @@ class Repair:
         self._walked = -1  # ids up to this have been asked for
         self._pages = 1  # to walk in one round; grows with success, so that a jump of the ids costs few requests
         self._walk_at = self._again_at = now  # not before
-        self._again_upto = -1  # pages up to this had their turn to be asked for again
         self._pause = ASK_AGAIN_S[0]
         self._search: HoleSearch | None = None
-        self._proofs: dict[tuple[int, int], tuple[int, float]] = {}  # missing range: answers that proved it, since when
+        self._absent = Evidence()  # of missing ranges
 
     def next_pages(self, now: float) -> list[int]:
         """Choose the `after` of the pages to ask for now, in the order to learn from them; none: wait a little."""
@@ -739,12 +758,8 @@ class Repair:
                 break
         if not again or now < self._again_at:
             return walk
-        again = [after for after in again if after > self._again_upto] or again
-        if len(again) > ROUND_PAGES:  # each has its turn before a pause: the proofs of all missing ids run side by side
-            self._again_upto = again[ROUND_PAGES - 1]
-        else:
-            self._again_upto, self._again_at = -1, now + self._longer_pause()
-        return again[:ROUND_PAGES] + walk
+        self._again_at = now + self._longer_pause()
+        return again + walk
 
     def learn(self, after: int, rows: list[Trade], now: float) -> Learned:
         """Take the answer to a page, by id."""
@@ -762,11 +777,7 @@ class Repair:
         self._look_for_a_hole(after, ids, now)
         if ids and self._prove(ids[0], ids[-1], now):
             helped = True
-        while (gap := next(self.sequence.missing(), None)) and gap in self._proofs:
-            answers, since = self._proofs[gap]
-            if answers < ABSENT_ANSWERS or now - since < ABSENT_S:
-                break
-            del self._proofs[gap]
+        while (gap := next(self.sequence.missing(), None)) and self._absent.proves(gap, now):
             items += self.sequence.give_up(gap[1], "absent")
         return Learned(items, helped)
 
@@ -804,8 +815,7 @@ class Repair:
                 break
             passed = max(low, bottom + 1), min(high, top - 1)
             if passed[0] <= passed[1]:
-                answers, since = self._proofs.get(passed, (0, now))
-                self._proofs[passed] = answers + 1, since
+                self._absent.add(passed, now)
                 proved = True
         return proved
 
@@ -2165,7 +2175,7 @@ class DayStartSearch:
         self._inst_id = inst_id
         self._rest = rest
         self._midnight = midnight_of(day)
-        self._proofs: dict[tuple[int, int], tuple[int, float]] = {}  # neighbours: answers that showed them, since when
+        self._evidence = Evidence()
 
     async def find(self, known_id: int) -> DayStart:
         """Return where the day begins; `known_id` is the highest id known to exist, of that day or later.
@@ -2180,7 +2190,7 @@ class DayStartSearch:
                 page = self._rows(await self._rest.history(self._inst_id, earlier[-1] + 1 + PAGE // 2))
                 if start := self._judge(page, known_id):
                     return start
-            elif await self._rest.history(self._inst_id, known_id + 1) and self._agreed((-1, -1)):
+            elif await self._rest.history(self._inst_id, known_id + 1) and self._proves(None):
                 return DayStart(None, await self._lowest(known_id))
             await asyncio.sleep(pause)
         raise AssertionError  # the loop has no end
@@ -2199,13 +2209,12 @@ class DayStartSearch:
         if first is None:
             return None
         neighbours = first.last == before.last + 1
-        return DayStart(before, first) if neighbours or self._agreed((before.last, first.last)) else None
+        return DayStart(before, first) if neighbours or self._proves((before.last, first.last)) else None
 
-    def _agreed(self, proof: tuple[int, int]) -> bool:
-        """Count an answer that shows this; tell whether enough answers did, over long enough."""
-        answers, since = self._proofs.get(proof, (0, monotonic()))
-        self._proofs = {proof: (answers + 1, since)}
-        return answers + 1 >= ABSENT_ANSWERS and monotonic() - since >= ABSENT_S
+    def _proves(self, claim: Hashable) -> bool:
+        """Count an answer that shows this; tell whether it is to be believed."""
+        self._evidence.add(claim, monotonic())
+        return self._evidence.proves(claim, monotonic())
 
     async def _lowest(self, known_id: int) -> Trade | None:
         """Return the lowest trade that REST has."""
