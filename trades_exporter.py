@@ -2406,11 +2406,10 @@ class Recorder:
         on_pending: Callable[[], None],
         since: str,
     ) -> None:
-        self.instrument = instrument
         self.inst_id = instrument.inst_id
         self.sequence = Sequence(max(1, WAITING_TRADES // len(INSTRUMENTS)))
         self.failed = False  # the last write failed: pushes are dropped until the file is recovered, and fetched then
-        self.received = self.repaired = 0  # pushes; single trades from REST
+        self.repaired = 0  # single trades from REST
         self.heard_at = monotonic()  # when the last push came
         self.writer = TradeWriter(files, instrument, self._fits, self._on_unfit, self._on_day)
         self._files = files
@@ -2440,25 +2439,24 @@ class Recorder:
 
     def take(self, trade: Trade) -> None:
         """Take a push; raise BuildFailError and VaultError."""
-        self.received += 1
         self.heard_at = monotonic()
+        if not self._services.clock.allows(trade.ts):
+            self._services.clock.hold(trade, self.take)
+            return
         if trade.key in self._recent:
             self._recent.mark_seen(trade.key)
             self.sequence.skip(trade)
-            self._first_push = False
-        elif not self._services.clock.allows(trade.ts):
-            self._services.clock.hold(trade, self.take)
         elif self.failed:
             self.sequence.note(trade)
         else:
             self.store(self.sequence.offer(trade))
-            if self._first_push:
-                self._take_first(trade)
-            if self.sequence.open and not self._repairing:
-                self._start_repair()
+        if self._first_push:
+            self._end_first_push(trade)
+        if self.sequence.open and not self._repairing:
+            self._repair()
 
-    def _take_first(self, trade: Trade) -> None:
-        """After the first push of this run: with --since now, what was missed before it goes on record."""
+    def _end_first_push(self, trade: Trade) -> None:
+        """Log the first push of this run; with --since now, what was missed before it goes on record."""
         self._first_push = False
         log.info("First trade", instId=self.inst_id, trade_id=trade.trade_id, time=utc(trade.ts))
         if self._since == "now":
@@ -2540,17 +2538,19 @@ class Recorder:
     async def _mend(self, exc: OSError) -> None:
         self._go_on(await self._files.until_writable(self._services.throttle, exc))
         if self.sequence.open and not self._repairing:
-            self._start_repair()
+            self._repair()
 
-    def _start_repair(self) -> None:
+    def _repair(self) -> None:
+        """Fetch what is missing, in the background."""
+
+        async def repair() -> None:
+            try:
+                await LiveRepair(self.inst_id, self.sequence, self._services, self).run()
+            finally:
+                self._repairing = False
+
         self._repairing = True
-        self._services.spawn(self._repair())
-
-    async def _repair(self) -> None:
-        try:
-            await LiveRepair(self.inst_id, self.sequence, self._services, self).run()
-        finally:
-            self._repairing = False
+        self._services.spawn(repair())
 
 
 # ----------------------------------------------------------------------------------------------------------- history
