@@ -510,8 +510,7 @@ class Sequence:
     def __init__(self, limit: int = WAITING_TRADES) -> None:
         self.next: int | None = None  # the id that continues the file; None: nothing is stored
         self.ts = ""  # of the last stored trade, ms
-        self.seen = -1  # the highest id known to exist
-        self.seen_ts = ""  # of that trade, ms
+        self.seen, self.seen_ts = -1, ""  # the highest id known to exist, and its time, ms
         self.waiting: list[Trade] = []  # by id, without overlaps
         self.skipped = 0  # duplicates
         self._limit = limit  # pushes that may wait
@@ -525,7 +524,7 @@ class Sequence:
 
     @property
     def last(self) -> int | None:
-        """Return the last stored id, or the last one that was put on record as missing."""
+        """Return the last id that is stored or on record as missing."""
         return None if self.next is None else self.next - 1
 
     @property
@@ -594,7 +593,7 @@ class Sequence:
         if self.next is None or not self.next <= trade_id <= self.seen:
             return False
         i = bisect.bisect_right(self.waiting, trade_id, key=first_id)
-        return i == 0 or self.waiting[i - 1].last < trade_id
+        return not i or self.waiting[i - 1].last < trade_id
 
     def give_up(self, upto: int, reason: str) -> list[Trade | Gap]:
         """Put all missing ids up to `upto` on record, and go on behind them."""
@@ -1222,6 +1221,13 @@ class TradeFiles:
     def highest(self, before: int = 1 << 64) -> Boundary | None:
         """Return the highest stored trade with a lower id."""
         return max((end for end in self._ends.values() if end.trade_id < before), default=None)
+
+    def live_edge(self) -> Boundary | None:
+        """Return the trade behind which live capture goes on: the highest stored one, or the last that is pending."""
+        end, pending = self.highest(), self.gaps.pending()
+        if pending and (end is None or end.trade_id < pending[-1].before_id - 1):
+            return Boundary(pending[-1].before_id - 1, pending[-1].before_utc)
+        return end
 
     def try_to_write(self, size: int) -> None:
         """Raise OSError where so many bytes can't be written; what is tried is gone again, also after a crash."""
@@ -2427,9 +2433,7 @@ class Recorder:
 
     def _go_on(self, keys: list[str]) -> None:
         """Go on behind the highest stored id, or behind the highest pending range; `keys`: newest dedup keys."""
-        end, pending = self._files.highest(), self._files.gaps.pending()
-        if pending and (end is None or end.trade_id < pending[-1].before_id - 1):
-            end = Boundary(pending[-1].before_id - 1, pending[-1].before_utc)
+        end = self._files.live_edge()
         if end is None and self._since not in {"", "now"}:
             end = Boundary(-1, utc(midnight_of(self._since)))  # nothing is stored, and not even the lowest id is known
         self.sequence.restart(end.trade_id if end else None, milliseconds(end.time_utc) if end else "")
@@ -2452,7 +2456,7 @@ class Recorder:
             self.store(self.sequence.offer(trade))
         if self._first_push:
             self._end_first_push(trade)
-        if self.sequence.open and not self._repairing:
+        if self.sequence.open and not self._repairing and not self.failed:
             self._repair()
 
     def _end_first_push(self, trade: Trade) -> None:
@@ -2523,10 +2527,8 @@ class Recorder:
 
     def _fits(self, day: str, trade: Trade) -> bool:
         """Tell whether a trade can be appended to its day's file: history will still append to the days it fills."""
-        pending = self._files.gaps.pending()
-        return (
-            day >= (pending[-1].before_utc[:10] if pending else "") and self._files.end_of(day).trade_id < trade.first
-        )
+        filled = [gap.before_utc[:10] for gap in self._files.gaps.pending()]
+        return day >= max(filled, default="") and self._files.end_of(day).trade_id < trade.first
 
     def _on_unfit(self, trade: Trade) -> None:
         self._files.gaps.add([Gap("unrepaired", trade.first - 1, trade.last + 1, utc(trade.ts), utc(trade.ts))])
