@@ -427,9 +427,10 @@ def test_on_a_console_it_has_a_title_and_colours_and_ends_with_ctrl_c(
 ) -> None:
     """With nothing installed but the four packages: structlog's own colours would need a fifth on Windows."""
     log = launcher.folder / "trades_exporter.log"
-    command = [wine.cpython / "python.exe", "-I", "-c", PRESS_CTRL_C, windows_path(log)]
-    command += [windows_path(launcher.folder / "start_trades.bat"), "--ws-url", okx.ws_url, "--rest-url", okx.rest_url]
-    exit_code, shown = wine.run_on_console(*command, environment=launcher.environment())
+    command = [windows_path(path) for path in (log, launcher.folder / "start_trades.bat")]
+    command += ["--ws-url", okx.ws_url, "--rest-url", okx.rest_url]
+    python = (wine.cpython / "python.exe", "-I", "-c", PRESS_CTRL_C)
+    exit_code, shown = wine.run_on_console(*python, *command, environment=launcher.environment())
     assert exit_code == 0, shown
     assert "\x1b]0;OKX trades\x07" in shown
     assert re.search(r"\x1b\[32m.*info", shown)
