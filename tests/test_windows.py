@@ -60,13 +60,17 @@ import pathlib, sys
 with pathlib.Path(sys.argv[0]).with_name("pauses.txt").open("a") as pauses:
     print(int(sys.argv[2]) - 1, file=pauses)
 """
-# Runs a command on the console it is on itself, waits until its log names the subscriptions, and presses Ctrl+C there.
+# Runs a command on the console it is on itself, waits until its log names the subscriptions, shows the console's mode,
+# and presses Ctrl+C.
 PRESS_CTRL_C = """
 import ctypes, pathlib, signal, subprocess, sys, time
 log, *command = sys.argv[1:]
 child = subprocess.Popen(command)
 while not pathlib.Path(log).exists() or "Subscribed to trades" not in pathlib.Path(log).read_text("utf-8"):
     time.sleep(0.05)
+mode = ctypes.c_ulong()
+ctypes.windll.kernel32.GetConsoleMode(ctypes.windll.kernel32.GetStdHandle(-10), ctypes.byref(mode))
+print(f"mode={mode.value:#x};", flush=True)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 ctypes.windll.kernel32.GenerateConsoleCtrlEvent(0, 0)
 sys.exit(child.wait())
@@ -422,10 +426,13 @@ def test_killed_in_the_midst_of_a_line_it_goes_on_without_a_gap(
     settle_and_stop(okx, exporter)
 
 
-def test_on_a_console_it_has_a_title_and_colours_and_ends_with_ctrl_c(
+def test_on_a_console_it_has_a_title_and_colours_and_no_quickedit_and_ends_with_ctrl_c(
     okx: FakeOKX, wine: Wine, launcher: Launcher
 ) -> None:
-    """With nothing installed but the four packages: structlog's own colours would need a fifth on Windows."""
+    """With nothing installed but the four packages: structlog's own colours would need a fifth on Windows.
+
+    A click into the window does not stop it: QuickEdit (0x40) is off, which counts with ENABLE_EXTENDED_FLAGS (0x80).
+    """
     log = launcher.folder / "trades_exporter.log"
     command = [windows_path(path) for path in (log, launcher.folder / "start_trades.bat")]
     command += ["--ws-url", okx.ws_url, "--rest-url", okx.rest_url]
@@ -434,6 +441,9 @@ def test_on_a_console_it_has_a_title_and_colours_and_ends_with_ctrl_c(
     assert exit_code == 0, shown
     assert "\x1b]0;OKX trades\x07" in shown
     assert re.search(r"\x1b\[32m.*info", shown)
+    mode = re.search(r"mode=(0x[0-9a-f]+);", shown)
+    assert mode, shown
+    assert int(mode[1], 16) & 0xC0 == 0x80
     wait_for(lambda: "Stopped" in log.read_text("utf-8").splitlines()[-1], what="the end")
 
 
