@@ -1321,9 +1321,7 @@ class TradeWriter:
         with self._closing:
             if self._unsynced and self._file is not None:
                 self._unsynced = False
-                if not os.fstat(self._file.fileno()).st_nlink:
-                    raise FileNotFoundError(f"the file of {self._file_day} was removed")
-                os.fsync(self._file.fileno())
+                self._fsync(self._file)
 
     def close_file(self, *, sync: bool = True) -> None:
         """Put everything that is in the file on the disk and close it."""
@@ -1332,7 +1330,12 @@ class TradeWriter:
             if file is not None:
                 with file:
                     if sync:
-                        os.fsync(file.fileno())
+                        self._fsync(file)
+
+    def _fsync(self, file: io.FileIO) -> None:
+        if not os.fstat(file.fileno()).st_nlink:  # compressed by a person, say: what was written since is lost
+            raise FileNotFoundError(f"the file of {self._file_day} was removed")
+        os.fsync(file.fileno())
 
     def close(self) -> None:
         """Put everything on the disk, at the end."""
