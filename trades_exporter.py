@@ -2632,7 +2632,7 @@ async def is_out_of_reach(rest: Rest, inst_id: str, low: int, newest: int) -> bo
     Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
     """
     for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
-        rows = parse_rows(inst_id, await rest.history(inst_id, low + PAGE))[0]
+        rows = parse_rows(inst_id, await rest.history(inst_id, low))[0]
         if any(row.last < low for row in rows) or not await rest.history(inst_id, newest + 1):
             return False
         await asyncio.sleep(pause)
