@@ -570,10 +570,11 @@ class Sequence:
         """Declare that the ids up to `last`, of the time `ts` (ms), are wanted, and none above."""
         self.seen, self.seen_ts = last, ts
 
-    def skip_to(self, first: int, ts: str) -> None:
-        """Go on at the id `first`, of the time `ts` (ms): what lies below is fetched by somebody else."""
+    def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
+        """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch what is below."""
         self.next, self.ts, self._patched = first, ts, True
         self.waiting = [trade for trade in self.waiting if trade.first >= first]
+        return self._waited()
 
     def missing(self) -> Iterator[tuple[int, int]]:
         """Yield the ranges of ids that were passed over, or are known to exist, and are not here; lowest first."""
@@ -1343,9 +1344,7 @@ class TradeWriter:
         with self._closing:
             if self._unsynced and self._file is not None:
                 self._unsynced = False
-                if not os.fstat(self._file.fileno()).st_nlink:
-                    raise FileNotFoundError(f"the file of {self._file_day} was removed")
-                os.fsync(self._file.fileno())
+                self._fsync(self._file)
 
     def close_file(self, *, sync: bool = True) -> None:
         """Put everything that is in the file on the disk and close it."""
@@ -1354,7 +1353,12 @@ class TradeWriter:
             if file is not None:
                 with file:
                     if sync:
-                        os.fsync(file.fileno())
+                        self._fsync(file)
+
+    def _fsync(self, file: io.FileIO) -> None:
+        if not os.fstat(file.fileno()).st_nlink:  # compressed by a person, say: what was written since is lost
+            raise FileNotFoundError(f"the file of {self._file_day} was removed")
+        os.fsync(file.fileno())
 
     def close(self) -> None:
         """Put everything on the disk, at the end."""
@@ -2476,7 +2480,7 @@ class Recorder:
         except OSError as exc:
             self.fail(exc)
             return
-        sequence.skip_to(first, ts)
+        self.store(sequence.skip_to(first, ts))
         self._on_pending()
 
     def flush(self) -> None:
@@ -2645,7 +2649,7 @@ async def is_out_of_reach(rest: Rest, inst_id: str, low: int, newest: int) -> bo
     Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
     """
     for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
-        rows = parse_rows(inst_id, await rest.history(inst_id, low + PAGE))[0]
+        rows = parse_rows(inst_id, await rest.history(inst_id, max(low, 1)))[0]
         if any(row.last < low for row in rows) or not await rest.history(inst_id, newest + 1):
             return False
         await asyncio.sleep(pause)
