@@ -52,7 +52,7 @@ import time
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Container, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Container, Coroutine, Hashable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -473,11 +473,15 @@ def cut_from_gaps(gaps: Iterable[Gap], reasons: set[str], low: Boundary, high: B
 
 
 def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
-    """Join gaps that have the same reason and overlap or touch; return all by id."""
+    """Join gaps that have the same reason and overlap or touch; return all by id.
+
+    `start` gaps stay: each says where a record begins.
+    """
     out: list[Gap] = []
     for gap in sorted(gaps, key=lambda gap: (gap.reason, gap.first, gap.after_utc, gap.before_id)):
         last = out[-1] if out else None
-        if last is None or gap.reason != last.reason or gap.first > last.before_id:
+        apart = last is None or gap.reason != last.reason or gap.first > last.before_id
+        if last is None or apart or (gap.reason == "start" and gap.before_id != last.before_id):
             out.append(gap)
         elif gap.before_id > last.before_id:
             out[-1] = last._replace(before_id=gap.before_id, before_utc=gap.before_utc)
@@ -506,8 +510,7 @@ class Sequence:
     def __init__(self, limit: int = WAITING_TRADES) -> None:
         self.next: int | None = None  # the id that continues the file; None: nothing is stored
         self.ts = ""  # of the last stored trade, ms
-        self.seen = -1  # the highest id known to exist
-        self.seen_ts = ""  # of that trade, ms
+        self.seen, self.seen_ts = -1, ""  # the highest id known to exist, and its time, ms
         self.waiting: list[Trade] = []  # by id, without overlaps
         self.skipped = 0  # duplicates
         self._limit = limit  # pushes that may wait
@@ -521,7 +524,7 @@ class Sequence:
 
     @property
     def last(self) -> int | None:
-        """Return the last stored id, or the last one that was put on record as missing."""
+        """Return the last id that is stored or on record as missing."""
         return None if self.next is None else self.next - 1
 
     @property
@@ -590,7 +593,7 @@ class Sequence:
         if self.next is None or not self.next <= trade_id <= self.seen:
             return False
         i = bisect.bisect_right(self.waiting, trade_id, key=first_id)
-        return i == 0 or self.waiting[i - 1].last < trade_id
+        return not i or self.waiting[i - 1].last < trade_id
 
     def give_up(self, upto: int, reason: str) -> list[Trade | Gap]:
         """Put all missing ids up to `upto` on record, and go on behind them."""
@@ -653,6 +656,26 @@ class Sequence:
 # ------------------------------------------------------------------------------------------------------------ repair
 
 
+class Evidence:
+    """Counts answers of REST that show the same thing; it is believed of ABSENT_ANSWERS over ABSENT_S or more.
+
+    A claim is anything that can be compared; `now` is any clock that only rises, s.
+    """
+
+    def __init__(self) -> None:
+        self._answers: dict[Hashable, tuple[int, float]] = {}  # by claim: how many, since when
+
+    def add(self, claim: Hashable, now: float) -> None:
+        """Count an answer that shows this."""
+        answers, since = self._answers.get(claim, (0, now))
+        self._answers[claim] = answers + 1, since
+
+    def proves(self, claim: Hashable, now: float) -> bool:
+        """Tell whether this is to be believed."""
+        answers, since = self._answers.get(claim, (0, now))
+        return answers >= ABSENT_ANSWERS and now - since >= ABSENT_S
+
+
 class HoleSearch:
     """Finds the lowest id that exists at or above `low`, where `high` exists and REST shows nothing near `low`.
 
@@ -707,7 +730,7 @@ class Repair:
         self._walk_at = self._again_at = now  # not before
         self._pause = ASK_AGAIN_S[0]
         self._search: HoleSearch | None = None
-        self._proofs: dict[tuple[int, int], tuple[int, float]] = {}  # missing range: answers that proved it, since when
+        self._absent = Evidence()  # of missing ranges
 
     def next_pages(self, now: float) -> list[int]:
         """Choose the `after` of the pages to ask for now, in the order to learn from them; none: wait a little."""
@@ -735,7 +758,7 @@ class Repair:
         if not again or now < self._again_at:
             return walk
         self._again_at = now + self._longer_pause()
-        return again[:ROUND_PAGES] + walk
+        return again + walk
 
     def learn(self, after: int, rows: list[Trade], now: float) -> Learned:
         """Take the answer to a page, by id."""
@@ -753,11 +776,7 @@ class Repair:
         self._look_for_a_hole(after, ids, now)
         if ids and self._prove(ids[0], ids[-1], now):
             helped = True
-        while (gap := next(self.sequence.missing(), None)) and gap in self._proofs:
-            answers, since = self._proofs[gap]
-            if answers < ABSENT_ANSWERS or now - since < ABSENT_S:
-                break
-            del self._proofs[gap]
+        while (gap := next(self.sequence.missing(), None)) and self._absent.proves(gap, now):
             items += self.sequence.give_up(gap[1], "absent")
         return Learned(items, helped)
 
@@ -795,8 +814,7 @@ class Repair:
                 break
             passed = max(low, bottom + 1), min(high, top - 1)
             if passed[0] <= passed[1]:
-                answers, since = self._proofs.get(passed, (0, now))
-                self._proofs[passed] = answers + 1, since
+                self._absent.add(passed, now)
                 proved = True
         return proved
 
@@ -1200,9 +1218,16 @@ class TradeFiles:
         """Return the newest stored day, or nothing."""
         return max(self._ends, default="")
 
-    def highest(self, after: int = -1, before: int = 1 << 64) -> Boundary | None:
-        """Return the highest stored trade between two ids, both exclusive."""
-        return max((end for end in self._ends.values() if after < end.trade_id < before), default=None)
+    def highest(self, before: int = 1 << 64) -> Boundary | None:
+        """Return the highest stored trade with a lower id."""
+        return max((end for end in self._ends.values() if end.trade_id < before), default=None)
+
+    def live_edge(self) -> Boundary | None:
+        """Return the trade behind which live capture goes on: the highest stored one, or the last that is pending."""
+        end, pending = self.highest(), self.gaps.pending()
+        if pending and (end is None or end.trade_id < pending[-1].before_id - 1):
+            return Boundary(pending[-1].before_id - 1, pending[-1].before_utc)
+        return end
 
     def try_to_write(self, size: int) -> None:
         """Raise OSError where so many bytes can't be written; what is tried is gone again, also after a crash."""
@@ -2156,7 +2181,7 @@ class DayStartSearch:
         self._inst_id = inst_id
         self._rest = rest
         self._midnight = midnight_of(day)
-        self._proofs: dict[tuple[int, int], tuple[int, float]] = {}  # neighbours: answers that showed them, since when
+        self._evidence = Evidence()
 
     async def find(self, known_id: int) -> DayStart:
         """Return where the day begins; `known_id` is the highest id known to exist, of that day or later.
@@ -2171,7 +2196,7 @@ class DayStartSearch:
                 page = self._rows(await self._rest.history(self._inst_id, earlier[-1] + 1 + PAGE // 2))
                 if start := self._judge(page, known_id):
                     return start
-            elif await self._rest.history(self._inst_id, known_id + 1) and self._agreed((-1, -1)):
+            elif await self._rest.history(self._inst_id, known_id + 1) and self._proves(None):
                 return DayStart(None, await self._lowest(known_id))
             await asyncio.sleep(pause)
         raise AssertionError  # the loop has no end
@@ -2190,13 +2215,12 @@ class DayStartSearch:
         if first is None:
             return None
         neighbours = first.last == before.last + 1
-        return DayStart(before, first) if neighbours or self._agreed((before.last, first.last)) else None
+        return DayStart(before, first) if neighbours or self._proves((before.last, first.last)) else None
 
-    def _agreed(self, proof: tuple[int, int]) -> bool:
-        """Count an answer that shows this; tell whether enough answers did, over long enough."""
-        answers, since = self._proofs.get(proof, (0, monotonic()))
-        self._proofs = {proof: (answers + 1, since)}
-        return answers + 1 >= ABSENT_ANSWERS and monotonic() - since >= ABSENT_S
+    def _proves(self, claim: Hashable) -> bool:
+        """Count an answer that shows this; tell whether it is to be believed."""
+        self._evidence.add(claim, monotonic())
+        return self._evidence.proves(claim, monotonic())
 
     async def _lowest(self, known_id: int) -> Trade | None:
         """Return the lowest trade that REST has."""
@@ -2388,11 +2412,10 @@ class Recorder:
         on_pending: Callable[[], None],
         since: str,
     ) -> None:
-        self.instrument = instrument
         self.inst_id = instrument.inst_id
         self.sequence = Sequence(max(1, WAITING_TRADES // len(INSTRUMENTS)))
         self.failed = False  # the last write failed: pushes are dropped until the file is recovered, and fetched then
-        self.received = self.repaired = 0  # pushes; single trades from REST
+        self.repaired = 0  # single trades from REST
         self.heard_at = monotonic()  # when the last push came
         self.writer = TradeWriter(files, instrument, self._fits, self._on_unfit, self._on_day)
         self._files = files
@@ -2410,9 +2433,7 @@ class Recorder:
 
     def _go_on(self, keys: list[str]) -> None:
         """Go on behind the highest stored id, or behind the highest pending range; `keys`: newest dedup keys."""
-        end, pending = self._files.highest(), self._files.gaps.pending()
-        if pending and (end is None or end.trade_id < pending[-1].before_id - 1):
-            end = Boundary(pending[-1].before_id - 1, pending[-1].before_utc)
+        end = self._files.live_edge()
         if end is None and self._since not in {"", "now"}:
             end = Boundary(-1, utc(midnight_of(self._since)))  # nothing is stored, and not even the lowest id is known
         self.sequence.restart(end.trade_id if end else None, milliseconds(end.time_utc) if end else "")
@@ -2422,25 +2443,24 @@ class Recorder:
 
     def take(self, trade: Trade) -> None:
         """Take a push; raise BuildFailError and VaultError."""
-        self.received += 1
         self.heard_at = monotonic()
+        if not self._services.clock.allows(trade.ts):
+            self._services.clock.hold(trade, self.take)
+            return
         if trade.key in self._recent:
             self._recent.mark_seen(trade.key)
             self.sequence.skip(trade)
-            self._first_push = False
-        elif not self._services.clock.allows(trade.ts):
-            self._services.clock.hold(trade, self.take)
         elif self.failed:
             self.sequence.note(trade)
         else:
             self.store(self.sequence.offer(trade))
-            if self._first_push:
-                self._take_first(trade)
-            if self.sequence.open and not self._repairing:
-                self._start_repair()
+        if self._first_push:
+            self._end_first_push(trade)
+        if self.sequence.open and not self._repairing and not self.failed:
+            self._repair()
 
-    def _take_first(self, trade: Trade) -> None:
-        """After the first push of this run: with --since now, what was missed before it goes on record."""
+    def _end_first_push(self, trade: Trade) -> None:
+        """Log the first push of this run; with --since now, what was missed before it goes on record."""
         self._first_push = False
         log.info("First trade", instId=self.inst_id, trade_id=trade.trade_id, time=utc(trade.ts))
         if self._since == "now":
@@ -2456,11 +2476,16 @@ class Recorder:
         gap = Gap("pending", after_id, first, utc(sequence.ts), utc(ts))
         if after_id is None and sequence.ts >= midnight_of(utc_day(ts)):
             gap = Gap("start", None, first, "", utc(ts))
-        if gap.first < first:
-            self.store([gap])
-        if not self.failed:
-            sequence.skip_to(first, ts)
-            self._on_pending()
+        try:
+            self.writer.flush()
+            self.writer.close_file()  # what lies below `after_id` is on the disk before a restart relies on it
+            if gap.first < first:
+                self.writer.store([gap])
+        except OSError as exc:
+            self.fail(exc)
+            return
+        sequence.skip_to(first, ts)
+        self._on_pending()
 
     def flush(self) -> None:
         """Hand the lines to the file."""
@@ -2502,10 +2527,8 @@ class Recorder:
 
     def _fits(self, day: str, trade: Trade) -> bool:
         """Tell whether a trade can be appended to its day's file: history will still append to the days it fills."""
-        pending = self._files.gaps.pending()
-        return (
-            day >= (pending[-1].before_utc[:10] if pending else "") and self._files.end_of(day).trade_id < trade.first
-        )
+        filled = [gap.before_utc[:10] for gap in self._files.gaps.pending()]
+        return day >= max(filled, default="") and self._files.end_of(day).trade_id < trade.first
 
     def _on_unfit(self, trade: Trade) -> None:
         self._files.gaps.add([Gap("unrepaired", trade.first - 1, trade.last + 1, utc(trade.ts), utc(trade.ts))])
@@ -2517,17 +2540,19 @@ class Recorder:
     async def _mend(self, exc: OSError) -> None:
         self._go_on(await self._files.until_writable(self._services.throttle, exc))
         if self.sequence.open and not self._repairing:
-            self._start_repair()
+            self._repair()
 
-    def _start_repair(self) -> None:
+    def _repair(self) -> None:
+        """Fetch what is missing, in the background."""
+
+        async def repair() -> None:
+            try:
+                await LiveRepair(self.inst_id, self.sequence, self._services, self).run()
+            finally:
+                self._repairing = False
+
         self._repairing = True
-        self._services.spawn(self._repair())
-
-    async def _repair(self) -> None:
-        try:
-            await LiveRepair(self.inst_id, self.sequence, self._services, self).run()
-        finally:
-            self._repairing = False
+        self._services.spawn(repair())
 
 
 # ----------------------------------------------------------------------------------------------------------- history
@@ -2677,7 +2702,7 @@ class RangeFill:
     async def find_lower_edge(self) -> None:
         """Find out where the range begins: behind what is stored of it, or with the first trade of a day."""
         gap = self._gap
-        stored = self._files.highest(-1 if gap.after_id is None else gap.after_id, gap.before_id)
+        stored = self._files.highest(before=gap.before_id)  # may lie below the range, where a line was lost
         if stored or gap.after_id is not None:
             edge = stored or Boundary(gap.first - 1, gap.after_utc)
             self.sequence.restart(edge.trade_id, milliseconds(edge.time_utc) or self._end_ts)
@@ -2881,14 +2906,12 @@ class History:
         """
         gaps, first = self._files.gaps, self._files.first()
         known = [gap.after_utc[:10] for gap in [*gaps.of("pending"), *gaps.of("horizon")] if gap.after_utc]
-        if first is None or min([*known, first.time_utc[:10]]) <= day:
+        days = known + ([first.time_utc[:10]] if first else [])
+        if not days or min(days) <= day:
             return
-        edges = [
-            Boundary(gap.before_id, gap.before_utc)
-            for gap in [*gaps.of("pending"), *gaps.of("start")]
-            if gap.after_id is None
-        ]
-        before = min(edges, default=first)  # the first line may hold several ids
+        open_ended = [gap for gap in [*gaps.of("pending"), *gaps.of("start")] if gap.after_id is None]
+        edges = [Boundary(gap.before_id, gap.before_utc) for gap in open_ended] or ([first] if first else [])
+        before = min(edges)  # not the first line's id, if it can be: that line may hold several
         gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
 
     async def run(self) -> None:

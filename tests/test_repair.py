@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from test_sequence import INST_ID, TS, offer_all, push, row
+from test_sequence import INST_ID, TS, ids_of, missing, offer_all, push, row, written
 from trades_exporter import (
     ABSENT_ANSWERS,
     ABSENT_S,
@@ -27,11 +27,14 @@ from trades_exporter import (
     LOOKAHEAD_TRADES,
     PAGE,
     Gap,
+    HoleSearch,
+    Learned,
     RecentKeys,
     Repair,
     Sequence,
     Trade,
     parse_rows,
+    utc,
 )
 
 FIRST_ID = 2_978_601_964
@@ -188,7 +191,7 @@ class Recording:
         repair = Repair(sequence, self.now)
         while sequence is self.sequence and sequence.open:
             assert self.now < PATIENCE_S or self.coming, f"still missing: {list(sequence.missing())[:5]}"
-            pages = repair.plan(self.now)
+            pages = repair.next_pages(self.now)
             asked_at = self.now
             if not pages:
                 self.pass_time(self.now + LATE_S / 5)
@@ -200,7 +203,7 @@ class Recording:
                     break
                 trades, bad = parse_rows(INST_ID, rows)
                 assert not bad
-                self.store(repair.learn(after, trades, self.now))
+                self.store(repair.learn(after, trades, self.now).items)
 
 
 def check(tape: Tape, recording: Recording) -> None:
@@ -429,62 +432,96 @@ def missing_11() -> tuple[Sequence, Repair]:
     sequence.restart(10, str(TS))
     offer_all(sequence, [push(12)])
     repair = Repair(sequence, 0.0)
-    assert repair.plan(0.0) == [], "a late push may still come"
+    assert repair.next_pages(0.0) == [], "a late push may still come"
     return sequence, repair
 
 
-def proof(repair: Repair, now: float) -> list[Trade | Gap]:
-    """Answer with 10 and 12 and without 11."""
-    trades = parse_rows(INST_ID, [row(12, TS + 12, "1", "1", "buy"), row(10, TS, "1", "1", "buy")])[0]
-    return repair.learn(13, trades, now)
+def answer(repair: Repair, now: float, *ids: int, after: int = 13) -> Learned:
+    """Answer a page with these ids."""
+    return repair.learn(after, parse_rows(INST_ID, [row(i, TS + i, "1", "1", "buy") for i in ids])[0], now)
 
 
 def test_five_answers_over_15_s_prove_an_absence() -> None:
     sequence, repair = missing_11()
     for now in (1.0, 2.0, 3.0, 4.0, 5.0, 15.9):
-        assert proof(repair, now) == []
-    items = proof(repair, 16.0)
-    assert [type(item) for item in items] == [Gap, Trade]
-    assert items[0] == Gap("absent", 10, 12, str(TS), push(12).ts)
+        assert answer(repair, now, 12, 10) == ([], True)
+    gap, trade = answer(repair, 16.0, 12, 10).items
+    assert gap == Gap("absent", 10, 12, utc(str(TS)), utc(push(12).ts))
+    assert trade == push(12)
     assert not sequence.open
 
 
 def test_four_answers_prove_nothing_however_long_it_takes() -> None:
     _, repair = missing_11()
     for now in (1.0, 100.0, 200.0, 1000.0):
-        assert proof(repair, now) == []
-    assert len(proof(repair, 1001.0)) == 2
+        assert answer(repair, now, 12, 10).items == []
+    assert len(answer(repair, 1001.0, 12, 10).items) == 2
     assert ABSENT_ANSWERS == 5
 
 
-@pytest.mark.parametrize("shows", [[], [10], [9, 10]])
-def test_answers_that_show_nothing_above_prove_nothing(shows: list[int]) -> None:
-    """That is what a REST that lags looks like."""
+@pytest.mark.parametrize(
+    "shows", [(), (10,), (9, 10), (12,), (12, 13), (10, 13), (10, 10**9), (10**9,), tuple(range(500, 600))], ids=str
+)
+def test_answers_without_ids_below_and_above_prove_nothing(shows: tuple[int, ...]) -> None:
+    """A REST that lags shows none above, at the end of its reach none below; beyond it far newer trades were seen."""
     sequence, repair = missing_11()
-    trades = parse_rows(INST_ID, [row(i, TS, "1", "1", "buy") for i in shows])[0]
     for now in range(1, 100):
-        assert repair.learn(13, trades, float(now)) == []
+        assert answer(repair, float(now), *shows) == ([], False)
     assert sequence.open
-    assert repair.helped_at == 0.0, "after half an hour of such answers the gap is put on record as unrepaired"
 
 
-def test_a_found_trade_and_a_proof_both_help() -> None:
+def test_rows_at_or_above_the_page_s_address_are_ignored() -> None:
+    """An answer to another question proves nothing and is worth nothing."""
     sequence, repair = missing_11()
-    proof(repair, 3.0)
-    assert repair.helped_at == 3.0
-    repair.learn(13, parse_rows(INST_ID, [row(11, TS, "1", "1", "buy")])[0], 7.0)
-    assert repair.helped_at == 7.0
+    sequence.offer(push(20))
+    assert answer(repair, 1.0, 11, after=11) == ([], False)
+    assert missing(sequence) == [(11, 11), (13, 19)]
+    assert written(answer(repair, 1.0, 15, 13, 12, 11, after=15).items) == [11, 12, 13]
+
+
+def test_a_found_trade_helps() -> None:
+    sequence, repair = missing_11()
+    assert answer(repair, 7.0, 11).helped
     assert not sequence.open
+    assert not answer(repair, 8.0, 11).helped, "it is stored already"
 
 
 def test_nothing_is_asked_for_what_may_still_come_late() -> None:
     sequence, repair = missing_11()
-    assert repair.plan(LATE_S * 0.9) == []
+    assert repair.next_pages(LATE_S * 0.9) == []
     sequence.offer(push(11))
-    assert repair.plan(LATE_S * 2) == []
+    assert repair.next_pages(LATE_S * 2) == []
     sequence.offer(push(20))
-    assert repair.plan(LATE_S * 2) == []
-    assert repair.plan(LATE_S * 3.1) == [13 + PAGE]
+    assert repair.next_pages(LATE_S * 2) == []
+    assert repair.next_pages(LATE_S * 3.1) == [13 + PAGE]
+
+
+def test_where_nothing_comes_late_rest_is_asked_at_once() -> None:
+    sequence = Sequence()
+    sequence.restart(10, str(TS))
+    sequence.expect(500, str(TS))
+    assert Repair(sequence, 0.0, late_s=0.0).next_pages(0.0) == [11 + PAGE]
+
+
+@pytest.mark.parametrize("low", [0, 1, 1000])
+@pytest.mark.parametrize("exists", [0, 1, 99, 100, 101, 5000, 10**9])
+@pytest.mark.parametrize("behind", [0, 50, 10_000])
+def test_a_hole_search_finds_the_lowest_id_that_exists(low: int, exists: int, behind: int) -> None:
+    """Whether REST has something below the hole, or nothing."""
+    for below in (range(max(0, low - 500), low), range(0)):
+        ids = [*below, *range(low + exists, low + exists + behind + 1)]
+        search = HoleSearch(low, ids[-1])
+        outcomes = []
+        while not outcomes or outcomes[-1] == "going on":
+            after = search.address()
+            outcomes.append(search.learn(after, ids[max(0, bisect_left(ids, after) - PAGE) : bisect_left(ids, after)]))
+            assert len(outcomes) < 60
+        assert outcomes[-1] == "found"
+        assert search.high == low + exists
+
+
+def test_a_hole_search_is_lost_where_rest_does_not_show_what_exists() -> None:
+    assert HoleSearch(10, 10**6).learn(10**6 + 1, [3, 4]) == "lost"
 
 
 def test_what_is_fetched_ahead_of_absent_ids_is_bounded() -> None:
@@ -507,7 +544,7 @@ def test_what_is_fetched_ahead_of_absent_ids_is_bounded() -> None:
     assert PAGE < longest <= LOOKAHEAD_TRADES + 1
 
 
-# --------------------------------------------------------------------------------------------- horizon and id_reset
+# --------------------------------------------------------------------------------------------------- today first
 
 
 def test_behind_a_horizon_only_the_newer_part_is_repaired() -> None:
@@ -515,26 +552,9 @@ def test_behind_a_horizon_only_the_newer_part_is_repaired() -> None:
     recording = Recording(Rest(tape))
     recording.take(tape.pushes[0].trade)
     recording.take(tape.pushes[-1].trade)
-    recording.store(recording.sequence.give_up(FIRST_ID + 300, "horizon", str(TS)))
+    recording.store(recording.sequence.give_up(FIRST_ID + 300, "horizon"))
     recording.at(0.0, lambda: None)
     recording.run()
     assert [line.last for line in recording.lines] == [FIRST_ID, *tape.ids[301:]]
     assert [gap.reason for gap in recording.gaps] == ["start", "horizon"]
     assert min(recording.rest.pages) > FIRST_ID + 301
-
-
-def test_trades_after_a_reset_of_the_ids_are_all_stored() -> None:
-    """Those before the push that showed it are on record with the reset, those behind it come from REST."""
-    old, new = Tape([FIRST, *[Order((0,))] * 5]), Tape([Order((0, 0, 0), pause=60.0), *[Order((0,))] * 400], 500)
-    recording = Recording(Rest(new))
-    for one in old.pushes:
-        recording.at(0.0, partial(recording.take, one.trade))
-    recording.run()
-    hint = new.pushes[0].trade
-    recording.take(hint)
-    assert recording.sequence.reset_hint == hint
-    recording.store(recording.sequence.reset(hint))
-    recording.at(100.0, partial(recording.take, new.pushes[-1].trade))
-    recording.run()
-    assert [line.last for line in recording.lines] == old.ids + new.ids
-    assert [(gap.reason, gap.after_id, gap.before_id) for gap in recording.gaps[1:]] == [("id_reset", old.ids[-1], 500)]
