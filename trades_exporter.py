@@ -571,10 +571,14 @@ class Sequence:
         """Declare that the ids up to `last`, of the time `ts` (ms), are wanted, and none above."""
         self.seen, self.seen_ts = last, ts
 
-    def skip_to(self, first: int, ts: str) -> None:
-        """Go on at the id `first`, of the time `ts` (ms): what lies below is fetched by somebody else."""
+    def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
+        """Go on at the id `first`, of the time `ts` (ms): what lies below is fetched by somebody else.
+
+        Returns what waited for that.
+        """
         self.next, self.ts, self._patched = first, ts, True
         self.waiting = [trade for trade in self.waiting if trade.first >= first]
+        return self._waited()
 
     def missing(self) -> Iterator[tuple[int, int]]:
         """Yield the ranges of ids that were passed over, or are known to exist, and are not here; lowest first."""
@@ -2484,7 +2488,7 @@ class Recorder:
         except OSError as exc:
             self.fail(exc)
             return
-        sequence.skip_to(first, ts)
+        self.store(sequence.skip_to(first, ts))
         self._on_pending()
 
     def flush(self) -> None:
