@@ -52,7 +52,7 @@ import time
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Container, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Container, Coroutine, Hashable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -61,6 +61,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, BinaryIO, NamedTuple, Protocol, Self, cast
 from urllib.parse import urlsplit
+
+os.environ.pop(
+    "SSLKEYLOGFILE", None
+)  # virus scanners set it; where that file can't be written, importing aiohttp fails
 
 import aiohttp
 import orjson
@@ -469,11 +473,15 @@ def cut_from_gaps(gaps: Iterable[Gap], reasons: set[str], low: Boundary, high: B
 
 
 def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
-    """Join gaps that have the same reason and overlap or touch; return all by id."""
+    """Join gaps that have the same reason and overlap or touch; return all by id.
+
+    `start` gaps stay: each says where a record begins.
+    """
     out: list[Gap] = []
-    for gap in sorted(gaps, key=lambda gap: (gap.reason, gap.first, gap.before_id)):
+    for gap in sorted(gaps, key=lambda gap: (gap.reason, gap.first, gap.after_utc, gap.before_id)):
         last = out[-1] if out else None
-        if last is None or gap.reason != last.reason or gap.first > last.before_id:
+        apart = last is None or gap.reason != last.reason or gap.first > last.before_id
+        if last is None or apart or (gap.reason == "start" and gap.before_id != last.before_id):
             out.append(gap)
         elif gap.before_id > last.before_id:
             out[-1] = last._replace(before_id=gap.before_id, before_utc=gap.before_utc)
@@ -483,19 +491,25 @@ def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
 first_id = attrgetter("first")
 
 
+def ids_fell(trade: Trade, last: int, ts: str) -> BuildFailError:
+    """Return the error for a push whose id is not above the stored `last` of the time `ts` (ms), as those before it."""
+    return BuildFailError(
+        f"Trade ids fell: OKX sends {trade.inst_id} {trade.last} of {utc(trade.ts)}, but {last} of {utc(ts)} is stored."
+        " Either OKX counts anew: start with another --vault. Or the last line of the newest file is damaged: mend it"
+    )
+
+
 class Sequence:
     """Decides for one instrument which trades may be written now, in order and once, and which ids are missing.
 
-    Live capture offers it pushes and rows of REST, history offers it rows of REST and archives. `offer` and `give_up`
-    return what is to be stored now, in this order: Trades and Gaps. Trades that can't be written yet wait; whatever lies
-    between them, up to the highest id known to exist, is missing.
+    `offer` and `give_up` return what is to be stored now, in this order: Trades and Gaps. Trades that can't be written
+    yet wait; whatever lies between them, up to the highest id known to exist, is missing.
     """
 
     def __init__(self, limit: int = WAITING_TRADES) -> None:
         self.next: int | None = None  # the id that continues the file; None: nothing is stored
         self.ts = ""  # of the last stored trade, ms
-        self.seen = -1  # the highest id known to exist
-        self.seen_ts = ""  # of that trade, ms
+        self.seen, self.seen_ts = -1, ""  # the highest id known to exist, and its time, ms
         self.waiting: list[Trade] = []  # by id, without overlaps
         self.skipped = 0  # duplicates
         self._limit = limit  # pushes that may wait
@@ -503,13 +517,13 @@ class Sequence:
         self._patched = True  # the file's end may hold single trades out of an aggregate of the millisecond `ts`
 
     def restart(self, last: int | None, ts: str) -> None:
-        """Go on behind the stored trade `last` of the time `ts`. What waits is dropped: it will be missed, and fetched."""
+        """Go on behind the stored trade `last` of the time `ts` (ms). What waits is dropped: it will be fetched."""
         self.next, self.ts, self._patched = None if last is None else last + 1, ts, True
         self.waiting.clear()
 
     @property
     def last(self) -> int | None:
-        """Return the last stored id, or the last one that was put on record as missing."""
+        """Return the last id that is stored or on record as missing."""
         return None if self.next is None else self.next - 1
 
     @property
@@ -550,20 +564,17 @@ class Sequence:
             return
         self._fallen += 1
         if self._fallen >= FALLEN_PUSHES:
-            raise BuildFailError(
-                f"Trade ids fell: OKX sends {trade.inst_id} {trade.last} of {utc(trade.ts)}, but {self.last} of {utc(self.ts)}"
-                " is stored. OKX counts anew, or the last line is damaged: check the end of the newest file. To begin"
-                " anew, start with another --vault"
-            )
+            raise ids_fell(trade, self.last, self.ts)
 
     def expect(self, last: int, ts: str) -> None:
-        """Declare that the ids up to `last`, of the time `ts` (ms), exist and those above are nobody's business here."""
+        """Declare that the ids up to `last`, of the time `ts` (ms), are wanted, and none above."""
         self.seen, self.seen_ts = last, ts
 
-    def skip_to(self, first: int, ts: str) -> None:
-        """Go on at the id `first`, of the time `ts` (ms): what lies below is fetched by somebody else."""
+    def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
+        """Go on at the id `first`, of the time `ts` (ms), and return what is to be stored now; others fetch the rest."""
         self.next, self.ts, self._patched = first, ts, True
         self.waiting = [trade for trade in self.waiting if trade.first >= first]
+        return self._waited()
 
     def missing(self) -> Iterator[tuple[int, int]]:
         """Yield the ranges of ids that were passed over, or are known to exist, and are not here; lowest first."""
@@ -582,7 +593,7 @@ class Sequence:
         if self.next is None or not self.next <= trade_id <= self.seen:
             return False
         i = bisect.bisect_right(self.waiting, trade_id, key=first_id)
-        return i == 0 or self.waiting[i - 1].last < trade_id
+        return not i or self.waiting[i - 1].last < trade_id
 
     def give_up(self, upto: int, reason: str) -> list[Trade | Gap]:
         """Put all missing ids up to `upto` on record, and go on behind them."""
@@ -600,11 +611,10 @@ class Sequence:
         """Tell whether a push with the right first id is sure not to hold what is stored already.
 
         Taker orders that fill against liquidity of both `source`s may be pushed as two aggregates with interleaved
-        ids, and then one of them seems to begin later than it does; and without a count nothing is known. What is of
-        another millisecond than the last stored trade can't hold that one.
+        ids: one of them seems to begin later than it does; and without a count nothing is known. What is of another
+        millisecond than the last stored trade can't hold that one.
         """
-        single = trade.repaired or (trade.counted and trade.first == trade.last)
-        return single or trade.ts != self.ts or not self._patched
+        return (trade.counted and trade.first == trade.last) or trade.ts != self.ts or not self._patched
 
     def _store(self, trade: Trade) -> None:
         self._patched = trade.repaired or (self._patched and trade.ts == self.ts)
@@ -643,6 +653,26 @@ class Sequence:
 
 
 # ------------------------------------------------------------------------------------------------------------ repair
+
+
+class Evidence:
+    """Counts answers of REST that show the same thing; it is believed of ABSENT_ANSWERS over ABSENT_S or more.
+
+    A claim is anything that can be compared; `now` is any clock that only rises, s.
+    """
+
+    def __init__(self) -> None:
+        self._answers: dict[Hashable, tuple[int, float]] = {}  # by claim: how many, since when
+
+    def add(self, claim: Hashable, now: float) -> None:
+        """Count an answer that shows this."""
+        answers, since = self._answers.get(claim, (0, now))
+        self._answers[claim] = answers + 1, since
+
+    def proves(self, claim: Hashable, now: float) -> bool:
+        """Tell whether this is to be believed."""
+        answers, since = self._answers.get(claim, (0, now))
+        return answers >= ABSENT_ANSWERS and now - since >= ABSENT_S
 
 
 class HoleSearch:
@@ -697,10 +727,9 @@ class Repair:
         self._walked = -1  # ids up to this have been asked for
         self._pages = 1  # to walk in one round; grows with success, so that a jump of the ids costs few requests
         self._walk_at = self._again_at = now  # not before
-        self._again_upto = -1  # pages up to this had their turn to be asked for again
         self._pause = ASK_AGAIN_S[0]
         self._search: HoleSearch | None = None
-        self._proofs: dict[tuple[int, int], tuple[int, float]] = {}  # missing range: answers that proved it, since when
+        self._absent = Evidence()  # of missing ranges
 
     def next_pages(self, now: float) -> list[int]:
         """Choose the `after` of the pages to ask for now, in the order to learn from them; none: wait a little."""
@@ -730,12 +759,8 @@ class Repair:
                 break
         if not again or now < self._again_at:
             return walk
-        again = [after for after in again if after > self._again_upto] or again
-        if len(again) > ROUND_PAGES:  # each has its turn before a pause: the proofs of all missing ids run side by side
-            self._again_upto = again[ROUND_PAGES - 1]
-        else:
-            self._again_upto, self._again_at = -1, now + self._longer_pause()
-        return again[:ROUND_PAGES] + walk
+        self._again_at = now + self._longer_pause()
+        return again + walk
 
     def learn(self, after: int, rows: list[Trade], now: float) -> Learned:
         """Take the answer to a page, by id."""
@@ -753,11 +778,7 @@ class Repair:
         self._look_for_a_hole(after, ids, now)
         if ids and self._prove(ids[0], ids[-1], now):
             helped = True
-        while (gap := next(self.sequence.missing(), None)) and gap in self._proofs:
-            answers, since = self._proofs[gap]
-            if answers < ABSENT_ANSWERS or now - since < ABSENT_S:
-                break
-            del self._proofs[gap]
+        while (gap := next(self.sequence.missing(), None)) and self._absent.proves(gap, now):
             items += self.sequence.give_up(gap[1], "absent")
         return Learned(items, helped)
 
@@ -795,8 +816,7 @@ class Repair:
                 break
             passed = max(low, bottom + 1), min(high, top - 1)
             if passed[0] <= passed[1]:
-                answers, since = self._proofs.get(passed, (0, now))
-                self._proofs[passed] = answers + 1, since
+                self._absent.add(passed, now)
                 proved = True
         return proved
 
@@ -1077,7 +1097,7 @@ class Vault:
 
 
 class GapsFile:
-    """An instrument's gaps file: lines are appended before what lies behind them is stored, and kept true afterwards."""
+    """An instrument's gaps file: a line is there before what lies behind it is stored, and is kept true afterwards."""
 
     def __init__(self, vault: Vault, inst_id: str) -> None:
         self._vault = vault
@@ -1120,7 +1140,7 @@ class GapsFile:
         self.save()
 
     def save(self) -> None:
-        """Make the file say what is missing now, if it does not; where that fails it is tried again with the next call."""
+        """Make the file say what is missing now, if it does not; where that fails the next call tries again."""
         if not self._replace:
             return
         recorded_utc = utc(f"{time.time_ns() // 1_000_000:013}")
@@ -1188,13 +1208,28 @@ class TradeFiles:
         """Return the last trade of a day's file; its id is -1 where there is none."""
         return self._ends.get(day, Boundary(-1, ""))
 
+    def first(self) -> Boundary | None:
+        """Return the first stored trade; raise OSError where it can't be read."""
+        for paths in self.vault.days(self.inst_id).values():
+            for _, _, line in numbered_lines(paths):
+                if match := RECORD.fullmatch(line):
+                    return Boundary(int(match[5]), orjson.loads(line)["timestamp_utc"])
+        return None
+
     def newest_day(self) -> str:
         """Return the newest stored day, or nothing."""
         return max(self._ends, default="")
 
-    def highest(self, after: int = -1, before: int = 1 << 64) -> Boundary | None:
-        """Return the highest stored trade between two ids, both exclusive."""
-        return max((end for end in self._ends.values() if after < end.trade_id < before), default=None)
+    def highest(self, before: int = 1 << 64) -> Boundary | None:
+        """Return the highest stored trade with a lower id."""
+        return max((end for end in self._ends.values() if end.trade_id < before), default=None)
+
+    def live_edge(self) -> Boundary | None:
+        """Return the trade behind which live capture goes on: the highest stored one, or the last that is pending."""
+        end, pending = self.highest(), self.gaps.pending()
+        if pending and (end is None or end.trade_id < pending[-1].before_id - 1):
+            return Boundary(pending[-1].before_id - 1, pending[-1].before_utc)
+        return end
 
     def try_to_write(self, size: int) -> None:
         """Raise OSError where so many bytes can't be written; what is tried is gone again, also after a crash."""
@@ -1312,9 +1347,7 @@ class TradeWriter:
         with self._closing:
             if self._unsynced and self._file is not None:
                 self._unsynced = False
-                if not os.fstat(self._file.fileno()).st_nlink:
-                    raise FileNotFoundError(f"the file of {self._file_day} was removed")
-                os.fsync(self._file.fileno())
+                self._fsync(self._file)
 
     def close_file(self, *, sync: bool = True) -> None:
         """Put everything that is in the file on the disk and close it."""
@@ -1323,7 +1356,12 @@ class TradeWriter:
             if file is not None:
                 with file:
                     if sync:
-                        os.fsync(file.fileno())
+                        self._fsync(file)
+
+    def _fsync(self, file: io.FileIO) -> None:
+        if not os.fstat(file.fileno()).st_nlink:  # compressed by a person, say: what was written since is lost
+            raise FileNotFoundError(f"the file of {self._file_day} was removed")
+        os.fsync(file.fileno())
 
     def close(self) -> None:
         """Put everything on the disk, at the end."""
@@ -1371,7 +1409,8 @@ class Outage:
     """Logs that OKX can't be reached: when it begins, at most once in LOG_AGAIN_S while it lasts, and when it ends."""
 
     def __init__(self) -> None:
-        self._failing: dict[str, str] = {}  # what fails (WebSocket, an endpoint of REST): why
+        self._failing: set[str] = set()  # WebSocket, REST, an endpoint of REST
+        self._failed: set[str] = set()  # all that failed since the outage began
         self._began_at = 0.0
         self._throttle = LogThrottle()
 
@@ -1380,7 +1419,8 @@ class Outage:
         if not self._failing:
             self._began_at = monotonic()
             self._throttle = LogThrottle()
-        self._failing[what] = reason
+        self._failing.add(what)
+        self._failed.add(what)
         if self._throttle.may_log(what):
             lasts = monotonic() - self._began_at
             since = f" For {timedelta(seconds=round(lasts))} by now." if lasts >= 1 else ""
@@ -1388,10 +1428,16 @@ class Outage:
 
     def works(self, what: str) -> None:
         """Log the end of the outage, if this was the last thing that failed."""
-        if self._failing.pop(what, "") and not self._failing:
+        if what not in self._failing:
+            return
+        self._failing.remove(what)
+        if not self._failing:
             lasted = monotonic() - self._began_at
             since = f"{datetime.now(UTC) - timedelta(seconds=lasted):%Y-%m-%dT%H:%M:%SZ}"
-            log.info(f"{what} works again", since=since, took=f"{lasted:.1f}s")
+            log.info(
+                "OKX can be reached again", what=", ".join(sorted(self._failed)), since=since, took=f"{lasted:.1f}s"
+            )
+            self._failed.clear()
 
 
 class EndpointLimit:
@@ -1579,10 +1625,12 @@ class Rest:
 class ExchangeClock:
     """Tells which trade times can be true: none is more than a day ahead of this PC's clock and of OKX's."""
 
-    def __init__(self, rest: Rest) -> None:
+    def __init__(self, rest: Rest, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         self._rest = rest
+        self._spawn = spawn  # runs a job beside everything else
         self._ahead_ms = 0  # how far OKX's clock is ahead of this PC's, where it was asked
         self._limit = ""  # ms
+        self._held: list[tuple[Trade, Callable[[Trade], None]]] = []
 
     def allows(self, ts: str) -> bool:
         """Tell whether a trade can have this time (ms)."""
@@ -1592,17 +1640,34 @@ class ExchangeClock:
         return ts <= self._limit
 
     async def confirm(self, trade: Trade) -> None:
-        """Ask OKX for its time where the PC's clock does not allow a trade's; raise BuildFailError where both deny it."""
+        """Ask OKX for its time where the PC's clock does not allow a trade's; raise BuildFailError if both deny it."""
         if self.allows(trade.ts):
             return
         okx, pc = int(await self._rest.time()), time.time_ns() // 1_000_000
         self._ahead_ms = okx - pc
         if not self.allows(trade.ts):
             raise BuildFailError(
-                f"Invalid trade field: ts='{trade.ts}' ({utc(trade.ts)}) is more than a day ahead of this PC's clock and"
-                f" of OKX's in trade {trade.trade_id} of {trade.inst_id}"
+                f"Invalid trade field: ts='{trade.ts}' ({utc(trade.ts)}) is more than a day ahead of this PC's clock"
+                f" and of OKX's, in trade {trade.trade_id} of {trade.inst_id}"
             )
         log.warning("This PC's clock is wrong: OKX's is far ahead", okx=utc(f"{okx:013}"), pc=utc(f"{pc:013}"))
+
+    def hold(self, trade: Trade, take: Callable[[Trade], None]) -> None:
+        """Hold a push whose time is not allowed until OKX was asked, then `take` it; too many are dropped."""
+        if len(self._held) < DEDUP_KEYS:
+            self._held.append((trade, take))
+        if len(self._held) == 1:
+            self._spawn(self._release())
+
+    async def _release(self) -> None:
+        """Confirm what is held, then hand it over; raise BuildFailError."""
+        confirmed = 0
+        while confirmed < len(self._held):
+            await self.confirm(self._held[confirmed][0])
+            confirmed += 1
+        held, self._held = self._held, []
+        for trade, take in held:
+            take(trade)
 
 
 # ---------------------------------------------------------------------------------------------------------- archives
@@ -1978,7 +2043,7 @@ class Feed:
         self._outage.works("WebSocket")
 
     def rejected(self, what: str, *, final: bool) -> None:
-        """Raise BuildFailError where OKX refuses a subscription for good: at start, or for REJECTED_S without a break."""
+        """Raise BuildFailError where OKX refuses for good: at start, or for REJECTED_S without a break."""
         now = monotonic()
         if final:
             if now - self._rejected_at >= REJECTIONS_APART_S:
@@ -2024,6 +2089,16 @@ class AwakeClock:
             self.now += min(monotonic() - before, 4 * WATCH_S)
 
 
+class DayListener(Protocol):
+    """Who is told about days: the auditor, and the daily look at the metadata."""
+
+    def day_began(self, inst_id: str, day: str) -> None:
+        """Live capture is about to store the first line of a day that is newer than all stored ones."""
+
+    def day_filled(self, inst_id: str, day: str) -> None:
+        """History has stored all of a day."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Services:
     """What live capture and history of all instruments share."""
@@ -2033,6 +2108,7 @@ class Services:
     awake: AwakeClock
     patience: Patience
     throttle: LogThrottle
+    days: DayListener
     spawn: Callable[[Coroutine[Any, Any, None]], None]  # runs it beside everything else; its errors end the exporter
 
 
@@ -2121,7 +2197,7 @@ class DayStartSearch:
         self._inst_id = inst_id
         self._rest = rest
         self._midnight = midnight_of(day)
-        self._proofs: dict[tuple[int, int], tuple[int, float]] = {}  # neighbours: answers that showed them, since when
+        self._evidence = Evidence()
 
     async def find(self, known_id: int) -> DayStart:
         """Return where the day begins; `known_id` is the highest id known to exist, of that day or later.
@@ -2136,7 +2212,7 @@ class DayStartSearch:
                 page = self._rows(await self._rest.history(self._inst_id, earlier[-1] + 1 + PAGE // 2))
                 if start := self._judge(page, known_id):
                     return start
-            elif await self._rest.history(self._inst_id, known_id + 1) and self._agreed((-1, -1)):
+            elif await self._rest.history(self._inst_id, known_id + 1) and self._proves(None):
                 return DayStart(None, await self._lowest(known_id))
             await asyncio.sleep(pause)
         raise AssertionError  # the loop has no end
@@ -2155,13 +2231,12 @@ class DayStartSearch:
         if first is None:
             return None
         neighbours = first.last == before.last + 1
-        return DayStart(before, first) if neighbours or self._agreed((before.last, first.last)) else None
+        return DayStart(before, first) if neighbours or self._proves((before.last, first.last)) else None
 
-    def _agreed(self, proof: tuple[int, int]) -> bool:
-        """Count an answer that shows this; tell whether enough answers did, over long enough."""
-        answers, since = self._proofs.get(proof, (0, monotonic()))
-        self._proofs = {proof: (answers + 1, since)}
-        return answers + 1 >= ABSENT_ANSWERS and monotonic() - since >= ABSENT_S
+    def _proves(self, claim: Hashable) -> bool:
+        """Count an answer that shows this; tell whether it is to be believed."""
+        self._evidence.add(claim, monotonic())
+        return self._evidence.proves(claim, monotonic())
 
     async def _lowest(self, known_id: int) -> Trade | None:
         """Return the lowest trade that REST has."""
@@ -2209,16 +2284,6 @@ class Progress:
 
 
 # ---------------------------------------------------------------------------------------------------------- recorder
-
-
-class DayListener(Protocol):
-    """Who is told about days: the auditor, and the daily look at the metadata."""
-
-    def day_began(self, inst_id: str, day: str) -> None:
-        """Live capture is about to store the first line of a day that is newer than all stored ones."""
-
-    def day_filled(self, inst_id: str, day: str) -> None:
-        """History has stored all of a day."""
 
 
 class LiveCapture(Protocol):
@@ -2345,29 +2410,20 @@ class Recorder:
     """
 
     def __init__(
-        self,
-        instrument: Instrument,
-        files: TradeFiles,
-        services: Services,
-        listener: DayListener,
-        on_pending: Callable[[], None],
-        since: str,
+        self, instrument: Instrument, files: TradeFiles, services: Services, on_pending: Callable[[], None], since: str
     ) -> None:
-        self.instrument = instrument
         self.inst_id = instrument.inst_id
         self.sequence = Sequence(max(1, WAITING_TRADES // len(INSTRUMENTS)))
         self.failed = False  # the last write failed: pushes are dropped until the file is recovered, and fetched then
-        self.received = self.repaired = 0  # pushes; single trades from REST
+        self.repaired = 0  # single trades from REST
         self.heard_at = monotonic()  # when the last push came
         self.writer = TradeWriter(files, instrument, self._fits, self._on_unfit, self._on_day)
         self._files = files
         self._services = services
-        self._listener = listener
         self._on_pending = on_pending
         self._since = since  # a UTC day, `now`, or nothing
         self._first_push = True
         self._recent = RecentKeys()
-        self._early: list[Trade] = []  # pushes with times that this PC's clock does not allow
         self._flush_due = self._repairing = False
 
     def recover(self) -> None:
@@ -2376,9 +2432,7 @@ class Recorder:
 
     def _go_on(self, keys: list[str]) -> None:
         """Go on behind the highest stored id, or behind the highest pending range; `keys`: newest dedup keys."""
-        end, pending = self._files.highest(), self._files.gaps.pending()
-        if pending and (end is None or end.trade_id < pending[-1].before_id - 1):
-            end = Boundary(pending[-1].before_id - 1, pending[-1].before_utc)
+        end = self._files.live_edge()
         if end is None and self._since not in {"", "now"}:
             end = Boundary(-1, utc(midnight_of(self._since)))  # nothing is stored, and not even the lowest id is known
         self.sequence.restart(end.trade_id if end else None, milliseconds(end.time_utc) if end else "")
@@ -2388,25 +2442,24 @@ class Recorder:
 
     def take(self, trade: Trade) -> None:
         """Take a push; raise BuildFailError and VaultError."""
-        self.received += 1
         self.heard_at = monotonic()
+        if not self._services.clock.allows(trade.ts):
+            self._services.clock.hold(trade, self.take)
+            return
         if trade.key in self._recent:
             self._recent.mark_seen(trade.key)
             self.sequence.skip(trade)
-            self._first_push = False
-        elif not self._services.clock.allows(trade.ts):
-            self._hold(trade)
         elif self.failed:
             self.sequence.note(trade)
         else:
             self.store(self.sequence.offer(trade))
-            if self._first_push:
-                self._take_first(trade)
-            if self.sequence.open and not self._repairing:
-                self._start_repair()
+        if self._first_push:
+            self._end_first_push(trade)
+        if self.sequence.open and not self._repairing and not self.failed:
+            self._repair()
 
-    def _take_first(self, trade: Trade) -> None:
-        """After the first push of this run: with --since now, what was missed before it goes on record."""
+    def _end_first_push(self, trade: Trade) -> None:
+        """Log the first push of this run; with --since now, what was missed before it goes on record."""
         self._first_push = False
         log.info("First trade", instId=self.inst_id, trade_id=trade.trade_id, time=utc(trade.ts))
         if self._since == "now":
@@ -2422,11 +2475,16 @@ class Recorder:
         gap = Gap("pending", after_id, first, utc(sequence.ts), utc(ts))
         if after_id is None and sequence.ts >= midnight_of(utc_day(ts)):
             gap = Gap("start", None, first, "", utc(ts))
-        if gap.first < first:
-            self.store([gap])
-        if not self.failed:
-            sequence.skip_to(first, ts)
-            self._on_pending()
+        try:
+            self.writer.flush()
+            self.writer.close_file()  # what lies below `after_id` is on the disk before a restart relies on it
+            if gap.first < first:
+                self.writer.store([gap])
+        except OSError as exc:
+            self.fail(exc)
+            return
+        self.store(sequence.skip_to(first, ts))
+        self._on_pending()
 
     def flush(self) -> None:
         """Hand the lines to the file."""
@@ -2468,47 +2526,32 @@ class Recorder:
 
     def _fits(self, day: str, trade: Trade) -> bool:
         """Tell whether a trade can be appended to its day's file: history will still append to the days it fills."""
-        pending = self._files.gaps.pending()
-        return (
-            day >= (pending[-1].before_utc[:10] if pending else "") and self._files.end_of(day).trade_id < trade.first
-        )
+        filled = [gap.before_utc[:10] for gap in self._files.gaps.pending()]
+        return day >= max(filled, default="") and self._files.end_of(day).trade_id < trade.first
 
     def _on_unfit(self, trade: Trade) -> None:
         self._files.gaps.add([Gap("unrepaired", trade.first - 1, trade.last + 1, utc(trade.ts), utc(trade.ts))])
 
     def _on_day(self, day: str) -> None:
         if day > self._files.newest_day() != "":
-            self._listener.day_began(self.inst_id, day)
+            self._services.days.day_began(self.inst_id, day)
 
     async def _mend(self, exc: OSError) -> None:
         self._go_on(await self._files.until_writable(self._services.throttle, exc))
         if self.sequence.open and not self._repairing:
-            self._start_repair()
+            self._repair()
 
-    def _hold(self, trade: Trade) -> None:
-        """Keep a push whose time can't be true by this PC's clock until OKX was asked for the time."""
-        if len(self._early) >= DEDUP_KEYS:
-            self.sequence.note(trade)
-            return
-        self._early.append(trade)
-        if len(self._early) == 1:
-            self._services.spawn(self._confirm_times())
+    def _repair(self) -> None:
+        """Fetch what is missing, in the background."""
 
-    async def _confirm_times(self) -> None:
-        await self._services.clock.confirm(max(self._early, key=attrgetter("ts")))
-        early, self._early = self._early, []
-        for trade in early:
-            self.take(trade)
+        async def repair() -> None:
+            try:
+                await LiveRepair(self.inst_id, self.sequence, self._services, self).run()
+            finally:
+                self._repairing = False
 
-    def _start_repair(self) -> None:
         self._repairing = True
-        self._services.spawn(self._repair())
-
-    async def _repair(self) -> None:
-        try:
-            await LiveRepair(self.inst_id, self.sequence, self._services, self).run()
-        finally:
-            self._repairing = False
+        self._services.spawn(repair())
 
 
 # ----------------------------------------------------------------------------------------------------------- history
@@ -2603,6 +2646,19 @@ class ArchiveSource:
         return trades
 
 
+async def is_out_of_reach(rest: Rest, inst_id: str, low: int, newest: int) -> bool:
+    """Ask REST whether it shows any id below `low`: ABSENT_ANSWERS over ABSENT_S that do not are believed.
+
+    Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
+    """
+    for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
+        rows = parse_rows(inst_id, await rest.history(inst_id, max(low, 1)))[0]
+        if any(row.last < low for row in rows) or not await rest.history(inst_id, newest + 1):
+            return False
+        await asyncio.sleep(pause)
+    return True
+
+
 class RangeFill:
     """Fetches one pending range, lowest id first, from archives and REST into a sequence, and stores it.
 
@@ -2645,7 +2701,7 @@ class RangeFill:
     async def find_lower_edge(self) -> None:
         """Find out where the range begins: behind what is stored of it, or with the first trade of a day."""
         gap = self._gap
-        stored = self._files.highest(-1 if gap.after_id is None else gap.after_id, gap.before_id)
+        stored = self._files.highest(before=gap.before_id)  # may lie below the range, where a line was lost
         if stored or gap.after_id is not None:
             edge = stored or Boundary(gap.first - 1, gap.after_utc)
             self.sequence.restart(edge.trade_id, milliseconds(edge.time_utc) or self._end_ts)
@@ -2708,25 +2764,13 @@ class RangeFill:
             with contextlib.suppress(TimeoutError):  # REST may be dead, while an archive has come meanwhile
                 async with asyncio.timeout(ARCHIVE_RETRY_S):
                     await self._backfill.ask(pages, lambda: not self.done)
-        if low == sequence.next and monotonic() - self._stalled[1] > ABSENT_S and await self._is_out_of_reach(low):
+        if low == sequence.next and monotonic() - self._stalled[1] > ABSENT_S:
             self._stalled = (low, monotonic())
-            self._do_without_rest()
-
-    async def _is_out_of_reach(self, low: int) -> bool:
-        """Ask REST whether it shows any id below this: ABSENT_ANSWERS over ABSENT_S that do not are believed.
-
-        Each time it has to show live capture's newest trades as well: or else it is broken, and that proves nothing.
-        """
-        rest, inst_id = self._services.rest, self._files.inst_id
-        for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
-            rows = parse_rows(inst_id, await rest.history(inst_id, low + PAGE))[0]
-            if any(row.last < low for row in rows) or not await rest.history(inst_id, self._newest()[0] + 1):
-                return False
-            await asyncio.sleep(pause)
-        return True
+            if await is_out_of_reach(self._services.rest, self._files.inst_id, low, self._newest()[0]):
+                self._do_without_rest()
 
     def _do_without_rest(self) -> None:
-        """Decide about the lowest missing ids, which REST does not reach: by an archive, or they are no longer to be had."""
+        """Decide about the lowest missing ids, which REST does not reach."""
         sequence, source = self.sequence, self._source
         low, high = next(sequence.missing())
         self._unreached = high
@@ -2759,6 +2803,66 @@ class RangeFill:
             self._store(self.sequence.give_up(low, "unrepaired"))
 
 
+class HistoryProgress:
+    """What the log says of an instrument's history: what is pending, each finished day, how long it takes."""
+
+    def __init__(self, inst_id: str, gaps: GapsFile) -> None:
+        self._inst_id = inst_id
+        self._gaps = gaps
+        self._began_at = self._logged_at = monotonic()
+        self._stored = 0  # trades since then
+        self._next = 0  # the id behind the last stored one
+
+    def pending_ids(self) -> int:
+        """Return how many ids are pending; those of a range without a lower edge are not known and not counted."""
+        ranges = [(gap.first, gap.before_id) for gap in self._gaps.pending() if gap.after_id is not None]
+        return sum(before - (self._next if first < self._next < before else first) for first, before in ranges)
+
+    def begin(self) -> None:
+        """Log the plan: days, and about how many trades, how much room, and how much time over REST alone."""
+        self._began_at, self._stored = monotonic(), 0
+        pending, trades = self._gaps.pending(), self.pending_ids()
+        about = {}
+        if all(gap.after_id is not None for gap in pending):
+            over_rest = str(timedelta(seconds=trades // 1000))
+            about = {"trades": str(trades), "GB": f"{trades * 250 / 1e9:.2f}", "over_rest": over_rest}
+        days = f"{pending[0].after_utc[:10]} to {pending[-1].before_utc[:10]}"
+        log.info(f"History {self._inst_id}: {days} is pending", **about)
+
+    def stored(self, trades: int, upto: int, day: str) -> None:
+        """Count stored trades, up to an id; log how far a day is, at most once in LOG_AGAIN_S."""
+        self._stored += trades
+        self._next = upto + 1
+        if monotonic() - self._logged_at >= LOG_AGAIN_S:
+            self._logged_at = monotonic()
+            pending = self.pending_ids()
+            log.info(f"History {self._inst_id} {day}", trades=self._stored, pending=pending, eta=self._eta(pending))
+
+    def end_day(self, day: str) -> None:
+        """Log a finished day."""
+        days = [gap.before_utc[:10] for gap in self._gaps.pending()]
+        left = (date.fromisoformat(max(days)) - date.fromisoformat(day)).days - 1 if days else 0
+        eta = self._eta(self.pending_ids())
+        log.info(f"History {self._inst_id} {day} is whole", days_left=max(0, left), trades=self._stored, eta=eta)
+
+    def end(self) -> None:
+        """Log that nothing is pending."""
+        log.info("History complete", instId=self._inst_id, trades=self._stored)
+
+    def _eta(self, pending: int) -> str:
+        rate = self._stored / max(0.001, monotonic() - self._began_at)
+        return str(timedelta(seconds=round(pending / rate))) if rate else "unknown"
+
+
+async def wait_for_room(vault: Vault, throttle: LogThrottle) -> None:
+    """Wait while the disk has less than HISTORY_FREE_BYTES free; raise OSError where it is gone."""
+    while (free := vault.free_bytes()) < HISTORY_FREE_BYTES:
+        if throttle.may_log("little room"):
+            needed = f"{HISTORY_FREE_BYTES / 1e9:.1f} GB"
+            log.warning("History waits: the disk is nearly full", free=f"{free / 1e9:.1f} GB", needed=needed)
+        await asyncio.sleep(HISTORY_WAIT_S)
+
+
 class History:
     """One instrument's past: fetches the pending ranges in the background, oldest first, each day's file in order."""
 
@@ -2768,7 +2872,6 @@ class History:
         files: TradeFiles,
         services: Services,
         archives: Archives,
-        listener: DayListener,
         newest: Callable[[], tuple[int, str]],
     ) -> None:
         self.writer = TradeWriter(files, instrument, self._fits, self._on_unfit, self._on_day)
@@ -2776,56 +2879,50 @@ class History:
         self._files = files
         self._services = services
         self._source = ArchiveSource(archives, instrument)
-        self._listener = listener
         self._newest = newest
         self._wanted = asyncio.Event()
         self._fill: RangeFill | None = None
         self._day = ""  # that is being filled
-        self._began_at = self._logged_at = self._looked_at = 0.0
-        self._done = 0  # trades
+        self.progress = HistoryProgress(instrument.inst_id, files.gaps)
+        self._looked_at = 0.0  # at the disk
         self._unfit: list[Trade] = []  # in a row, with no trade behind them that fits
+        self._failure: OSError | None = None  # of an fsync
 
     def wake(self) -> None:
         """Look whether something is pending."""
         self._wanted.set()
+
+    def fail(self, exc: OSError) -> None:
+        """Note that what was written may not be on the disk: the range is begun again behind what is."""
+        self._failure = exc
 
     def fetch_since(self, day: str) -> None:
         """Put on record as pending what lies before the first stored day, back to `day`; raise OSError.
 
         Nothing changes where that day is stored, pending or on record as no longer to be had.
         """
-        stored = next(iter(self._files.vault.days(self._inst_id)), None)
-        known = [gap.after_utc[:10] for gap in [*self._files.gaps.of("pending"), *self._files.gaps.of("horizon")]]
-        starts = [gap for gap in self._files.gaps.of("start") if gap.after_id is None]
-        if stored is None or day >= stored or any(after and after <= day for after in known) or not starts:
+        gaps, first = self._files.gaps, self._files.first()
+        known = [gap.after_utc[:10] for gap in [*gaps.of("pending"), *gaps.of("horizon")] if gap.after_utc]
+        days = known + ([first.time_utc[:10]] if first else [])
+        if not days or min(days) <= day:
             return
-        first = min(starts, key=attrgetter("before_id"))
-        unresolved = [gap for gap in self._files.gaps.of("pending") if gap.after_id is None]
-        if unresolved:
-            self._files.gaps.clear({"pending"}, Boundary(0, ""), Boundary(unresolved[0].before_id - 1, ""))
-        before = min(unresolved, key=attrgetter("before_id"), default=first)
-        self._files.gaps.add([Gap("pending", None, before.before_id, f"{day}T00:00:00.000Z", before.before_utc)])
-
-    def pending_ids(self) -> int:
-        """Return how many ids are pending; those of a range without a lower edge are not known and not counted."""
-        done = self._fill.sequence.last if self._fill else None
-        ranges = [(gap.first, gap.before_id) for gap in self._files.gaps.pending() if gap.after_id is not None]
-        return sum(
-            before - max(first, done + 1 if done and first <= done < before else first) for first, before in ranges
-        )
+        open_ended = [gap for gap in [*gaps.of("pending"), *gaps.of("start")] if gap.after_id is None]
+        edges = [Boundary(gap.before_id, gap.before_utc) for gap in open_ended] or ([first] if first else [])
+        before = min(edges)  # not the first line's id, if it can be: that line may hold several
+        gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
 
     async def run(self) -> None:
         """Fill what is pending, for ever."""
         while True:
-            if not (pending := self._files.gaps.pending()):
+            if not self._files.gaps.pending():
                 await self._wanted.wait()
                 self._wanted.clear()
                 continue
-            self._log_plan(pending)
+            self.progress.begin()
             try:
                 while pending := self._files.gaps.pending():
                     await self._fill_range(pending[0])
-                log.info("History complete", instId=self._inst_id, trades=self._done)
+                self.progress.end()
             except OSError as exc:
                 self.writer.abandon()
                 await self._files.until_writable(self._services.throttle, exc)
@@ -2842,7 +2939,6 @@ class History:
         while not fill.done:
             await self._may_go_on()
             await fill.step()
-            self._log_progress()
         if self._unfit:
             fill.end_at(self._unfit[0].first)
             self._unfit.clear()
@@ -2861,31 +2957,29 @@ class History:
         gaps.clear({"pending"}, Boundary(last + 1, ""), Boundary(gap.before_id - 1, ""))
 
     async def _may_go_on(self) -> None:
-        """Wait while a live gap is being repaired, and while the disk is nearly full; raise OSError where it is gone."""
+        """Wait while a live gap is being repaired, or the disk is nearly full; raise OSError where writing failed."""
+        if self._failure:
+            failure, self._failure = self._failure, None
+            raise failure
         while self._services.patience.repairing:
             await asyncio.sleep(LATE_S)
         if monotonic() - self._looked_at < HISTORY_WAIT_S:
             return
-        while (free := self._files.vault.free_bytes()) < HISTORY_FREE_BYTES:
-            if self._services.throttle.may_log("little room"):
-                log.warning(
-                    "History waits: the disk is nearly full",
-                    free=f"{free / 1e9:.1f} GB",
-                    needed=f"{HISTORY_FREE_BYTES / 1e9:.1f} GB",
-                )
-            await asyncio.sleep(HISTORY_WAIT_S)
+        await wait_for_room(self._files.vault, self._services.throttle)
         self._looked_at = monotonic()
 
     def _store(self, items: Iterable[Trade | Gap]) -> None:
         self.writer.store(items)
         self.writer.flush()
-        self._done += sum(isinstance(item, Trade) for item in items)
+        trades = [item for item in items if isinstance(item, Trade)]
+        if trades:
+            self.progress.stored(len(trades), trades[-1].last, self._day)
 
     def _fits(self, day: str, trade: Trade) -> bool:
         return self._files.end_of(day).trade_id < trade.first
 
     def _on_unfit(self, trade: Trade) -> None:
-        """Keep in mind a trade whose day has later trades in its file; where that is no crossing of times, end the range."""
+        """Pass over a trade whose day has later ones in its file; end the range where times do not just cross."""
         self._unfit.append(trade)
         if self._fill and int(trade.ts) % 86_400_000 >= CROSSING_S * 1000:
             self._fill.end_at(self._unfit[0].first)
@@ -2906,12 +3000,8 @@ class History:
         if not self._day or self._fill is None:
             return
         self._clear(self._files.end_of(self._day))
-        self._listener.day_filled(self._inst_id, self._day)
-        days = [gap.before_utc[:10] for gap in self._files.gaps.pending()]
-        left = (date.fromisoformat(max(days)) - date.fromisoformat(self._day)).days - 1 if days else 0
-        log.info(
-            f"History {self._inst_id} {self._day} is whole", days_left=max(0, left), trades=self._done, eta=self._eta()
-        )
+        self._services.days.day_filled(self._inst_id, self._day)
+        self.progress.end_day(self._day)
 
     def _clear(self, high: Boundary) -> None:
         """Take what is stored up to `high` off the record."""
@@ -2921,32 +3011,6 @@ class History:
         starts = {start.before_id: start.before_utc for start in self._files.gaps.of("start")}
         low = Boundary(gap.first, starts.get(gap.first, gap.after_utc))
         self._files.gaps.clear({"pending", "start"}, low, high)
-
-    def _log_plan(self, pending: list[Gap]) -> None:
-        """Say what is pending: days, about how many trades, how much room and time they take over REST alone."""
-        self._began_at = self._logged_at = monotonic()
-        self._done = 0
-        days = f"{pending[0].after_utc[:10]} to {pending[-1].before_utc[:10]}"
-        trades = self.pending_ids()
-        about = {
-            "trades": trades,
-            "GB": f"{trades * 250 / 1e9:.1f}",
-            "over_rest": str(timedelta(seconds=trades // 1000)),
-        }
-        known = all(gap.after_id is not None for gap in pending)
-        log.info(f"History {self._inst_id}: {days} is pending", **(about if known else {}))
-
-    def _log_progress(self) -> None:
-        """Say within a day how far it is, at most once in LOG_AGAIN_S."""
-        if monotonic() - self._logged_at >= LOG_AGAIN_S:
-            self._logged_at = monotonic()
-            log.info(
-                f"History {self._inst_id} {self._day}", trades=self._done, pending=self.pending_ids(), eta=self._eta()
-            )
-
-    def _eta(self) -> str:
-        rate = self._done / max(0.001, monotonic() - self._began_at)
-        return str(timedelta(seconds=round(self.pending_ids() / rate))) if rate else "unknown"
 
 
 # ------------------------------------------------------------------------------------------------------------ verify
@@ -3814,7 +3878,7 @@ class Stats:
                 age=f"{age:.0f}s",
                 repaired=recorder.repaired,
                 waiting=len(recorder.sequence.waiting),
-                pending=capture.history.pending_ids(),
+                pending=capture.history.progress.pending_ids(),
             )
         self._logged_at = now
 
@@ -3870,14 +3934,14 @@ class Exporter:
         instruments = await metadata.start(tasks)
         auditor = Auditor(self._vault, rest, INSTRUMENTS)
         finished = FinishedDays(tasks, metadata, auditor)
-        awake = AwakeClock()
-        services = Services(rest, ExchangeClock(rest), awake, Patience(), LogThrottle(), partial(spawn, tasks))
+        run = partial(spawn, tasks)
+        services = Services(rest, ExchangeClock(rest, run), AwakeClock(), Patience(), LogThrottle(), finished, run)
         archives = Archives(session, self._archive_url, self._vault)
         for instrument in instruments:
-            self._captures[instrument.inst_id] = self._open(instrument, services, archives, finished)
+            self._captures[instrument.inst_id] = self._open(instrument, services, archives)
         feed = Feed(self._ws_url, {key: value.recorder.take for key, value in self._captures.items()}, outage)
         jobs = [
-            awake.run(),
+            services.awake.run(),
             feed.stay_connected(),
             self._sync_files(),
             self._watch_instruments(feed),
@@ -3886,9 +3950,7 @@ class Exporter:
         for job in [*jobs, auditor.run(), *(capture.history.run() for capture in self._captures.values())]:
             tasks.create_task(job)
 
-    def _open(
-        self, instrument: Instrument, services: Services, archives: Archives, finished: FinishedDays
-    ) -> InstrumentCapture:
+    def _open(self, instrument: Instrument, services: Services, archives: Archives) -> InstrumentCapture:
         """Go on where an instrument's files end; raise VaultError where they can't be used."""
         files = TradeFiles(self._vault, instrument.inst_id)
 
@@ -3897,8 +3959,8 @@ class Exporter:
             stored = files.highest() or Boundary(-1, "")
             return max((sequence.seen, sequence.seen_ts), (stored.trade_id, milliseconds(stored.time_utc)))
 
-        history = History(instrument, files, services, archives, finished, newest)
-        recorder = Recorder(instrument, files, services, finished, history.wake, self._since)
+        history = History(instrument, files, services, archives, newest)
+        recorder = Recorder(instrument, files, services, history.wake, self._since)
         try:
             recorder.recover()
             if self._since not in {"", "now"}:
@@ -3915,11 +3977,11 @@ class Exporter:
             await asyncio.sleep(FSYNC_S)
             for capture in self._captures.values():
                 capture.files.gaps.save()
-                try:
-                    await asyncio.to_thread(capture.history.writer.sync)
-                    await asyncio.to_thread(capture.recorder.writer.sync)
-                except OSError as exc:
-                    capture.recorder.fail(exc)
+                for part in (capture.recorder, capture.history):
+                    try:
+                        await asyncio.to_thread(part.writer.sync)
+                    except OSError as exc:
+                        part.fail(exc)
 
     async def _watch_instruments(self, feed: Feed) -> None:
         """Reconnect where an instrument is silent while REST has newer trades: its subscription died."""
@@ -3963,13 +4025,18 @@ class CaptureThread:
     """Runs the exporter in a thread of its own, so that the main thread takes signals even while a disk hangs."""
 
     def __init__(self, exporter: Exporter) -> None:
-        self.exit_code = 0
         self.done = threading.Event()  # everything is on disk, or can't be
         self.stop_asked_at: float | None = None
         self._exporter = exporter
         self._signal = ""
+        self._failure = 0  # the exit code of what ended it
         self._running: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code: 0 where it was asked to stop and nothing failed."""
+        return self._failure or (0 if self._signal else 1)
 
     def start(self) -> None:
         """Start to capture; signals stop it from now on."""
@@ -4007,7 +4074,7 @@ class CaptureThread:
         except asyncio.CancelledError:
             log.info("Stopped", signal=self._signal)
         except Exception as exc:  # noqa: BLE001 - the outermost edge
-            self.exit_code = report(exc)
+            self._failure = report(exc)
         self.done.set()
 
 
@@ -4086,7 +4153,8 @@ def log_line(event: structlog.typing.EventDict, *, colors: bool) -> str:
     now, level, message = event.pop("timestamp"), event.pop("level"), str(event.pop("event"))
     trace = event.pop("exception", "")
     pairs = " ".join(f"{colored(key, '36')}={log_value(value)}" for key, value in event.items())
-    text = f"{colored(now, '2')} [{colored(f'{level:8}', LEVEL_COLORS.get(level, '32'))}] {colored(f'{message:30}', '1')} {pairs}"
+    level = colored(f"{level:8}", LEVEL_COLORS.get(level, "32"))
+    text = f"{colored(now, '2')} [{level}] {colored(message, '1')} {pairs}"
     return text.rstrip() + (f"\n{trace}" if trace else "")
 
 
