@@ -715,7 +715,7 @@ def test_a_hole_search_finds_the_lowest_id_that_exists(low: int, exists: int, be
     for below in (range(max(0, low - 500), low), range(0)):
         ids = [*below, *range(low + exists, low + exists + behind + 1)]
         search = HoleSearch(low, ids[-1])
-        outcomes = []
+        outcomes: list[str] = []
         while not outcomes or outcomes[-1] == "going on":
             after = search.address()
             outcomes.append(search.learn(after, ids[max(0, bisect_left(ids, after) - PAGE) : bisect_left(ids, after)]))
