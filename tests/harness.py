@@ -213,6 +213,16 @@ class Exporter:
             goal = ledger[-1].trade_id if ledger else 0
             self.wait_until(partial(self._has_stored, inst_id, goal), seconds, f"{goal} of {inst_id} stored")
 
+    def wait_until_whole(self, seconds: float = 60.0) -> None:
+        """Wait until the exchange's newest trades are stored and nothing is pending any more."""
+        self.wait_until_stored(seconds)  # what precedes them is on record by then
+        self.wait_until(lambda: not self.pending(), seconds, "nothing is pending")
+
+    def pending(self) -> list[Record]:
+        """Return the pending ranges of all instruments."""
+        gaps = [gap for inst_id in self.okx.markets for gap in read_gaps(self.vault, inst_id)]
+        return [gap for gap in gaps if gap["reason"] == "pending"]
+
     def _has_stored(self, inst_id: str, trade_id: int) -> bool:
         return last_stored_id(self.vault, inst_id) >= trade_id
 
@@ -438,6 +448,24 @@ def assert_vault_equals_ledger(
     real = sum(Decimal(trade.sz) for line in stored for trade in ledger[line.first : line.last + 1])
     assert total == real, f"{inst_id}: {total} contracts are stored, {real} were traded"
     return Verdict(len(stored), sum(line.last - line.first + 1 for line in stored), len(missing))
+
+
+def assert_whole(exporter: Exporter, okx: FakeOKX, reasons: Iterable[str] = ("start",)) -> dict[str, Verdict]:
+    """Let a stopped exporter's Vault be judged, by the ledger, --verify and --audit of all days; return the verdicts.
+
+    What is missing must be on record, with no other reasons than these. Where that is `start` alone, nothing is.
+    """
+    verdicts = {}
+    for inst_id in okx.markets:
+        verdicts[inst_id] = assert_vault_equals_ledger(exporter.vault, okx, inst_id)
+        found = {gap["reason"] for gap in read_gaps(exporter.vault, inst_id)}
+        assert found <= set(reasons), f"{inst_id}: on record are {found}, expected {reasons}"
+        assert verdicts[inst_id].missing == 0 or found != {"start"}, f"{inst_id}: {verdicts[inst_id].missing} missing"
+    days = sorted(path.name[:10] for inst_id in okx.markets for path in day_files(exporter.vault, inst_id))
+    for arguments in (["--verify"], ["--audit", f"{days[0]}..{days[-1]}"]):
+        run = exporter.run(*arguments)
+        assert run.returncode == 0, f"{arguments}:\n{run.stdout}{run.stderr}"
+    return verdicts
 
 
 def read_stored(vault: Path, okx: FakeOKX, inst_id: str) -> list[Stored]:
