@@ -49,6 +49,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import urllib.request
 import zipfile
 import zlib
@@ -3772,14 +3773,25 @@ class Auditor:
 # ---------------------------------------------------------------------------------------------------------- exporter
 
 
-def end_with_error(tasks: asyncio.TaskGroup, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Let an error in a callback of the event loop end the exporter as one in a task does.
+def is_ours(exc: BaseException) -> bool:
+    """Tell whether an error came out of this file, or of what this file called."""
+    here = is_ours.__code__.co_filename
+    return any(frame.f_code.co_filename == here for frame, _ in traceback.walk_tb(exc.__traceback__))
 
-    An OSError is none of ours, which are all caught: Windows' event loop has some for a connection that is gone.
+
+def end_with_error(
+    tasks: asyncio.TaskGroup, throttle: LogThrottle, _: asyncio.AbstractEventLoop, context: dict[str, Any]
+) -> None:
+    """Let an error in a callback of the event loop end the exporter as one in a task does, if it is ours.
+
+    What libraries raise there is passing, as where they connect: websockets has an AttributeError for a proxy that
+    closes in the midst of a handshake, Windows' event loop OSErrors for connections that are gone.
     """
     exc = context.get("exception")
-    if exc is None or isinstance(exc, OSError):
-        log.warning(f"asyncio: {context['message']}", error=exc and describe(exc))
+    if exc is None or isinstance(exc, OSError) or not is_ours(exc):
+        if throttle.may_log(type(exc).__name__):
+            error = "" if exc is None else f"{type(exc).__name__}: {describe(exc)}"
+            log.warning(f"asyncio: {printable(context['message'], 60)}", error=error)
         return
 
     async def fail(error: BaseException) -> None:
@@ -3918,7 +3930,7 @@ class Exporter:
         log.info(f"trades_exporter {VERSION} started", process=os.getpid(), vault=str(self._vault.root))
         try:
             async with open_session() as session, asyncio.TaskGroup() as tasks:
-                asyncio.get_running_loop().set_exception_handler(partial(end_with_error, tasks))
+                asyncio.get_running_loop().set_exception_handler(partial(end_with_error, tasks, LogThrottle()))
                 await self._start(session, tasks)
         finally:
             for capture in self._captures.values():
