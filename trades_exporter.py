@@ -3494,12 +3494,8 @@ def covered_minutes(day: str, stored: StoredDay, bars: dict[str, Bar], gaps: Ite
         return []
     first = min(bars, default="") if stored.is_first else ""
     last = max(bars, default="") if stored.is_last else "~"
-    holes = [
-        # a pending range over midnight ends with the first id of a day: see touches
-        (gap.after_utc[:16], gap.before_utc[: 16 if touches(gap, gap.before_utc[:10]) else 10] or "9")
-        for gap in gaps
-        if gap.reason != "absent" and touches(gap, day)
-    ]
+    touching = [gap for gap in gaps if gap.reason != "absent" and touches(gap, day)]
+    holes = [(gap.after_utc[:16], gap.before_utc[:16] or "9") for gap in touching]
     minutes = [f"{number // 60:02}:{number % 60:02}" for number in range(1440)]
     return [
         minute
