@@ -129,6 +129,7 @@ class Stored:
         """Return the size in base currency."""
         return Decimal(trade.sz) * CONTRACT[self.inst_id]
 
+    @cached_property
     def minutes(self) -> dict[str, Minute]:
         """Add up by minute (2026-11-21T20:00:00Z)."""
         minutes: dict[str, Minute] = defaultdict(Minute)
@@ -152,7 +153,9 @@ class Stored:
         days = (date.fromisoformat(last[:10]) - date.fromisoformat(first[:10])).days
         if any(later(first, 1440 * count)[:10] not in self.days for count in range(days)):
             return True
-        ranges = [(row["after_utc"][:16], row["before_utc"][:16] or "9") for row in self.gaps if row["reason"] != "absent"]
+        ranges = [
+            (row["after_utc"][:16], row["before_utc"][:16] or "9") for row in self.gaps if row["reason"] != "absent"
+        ]
         return any(begin <= last[:16] and first[:16] <= end for begin, end in ranges)
 
 
@@ -176,7 +179,7 @@ def exact_cvd(stored: Stored) -> dict[str, tuple[Decimal | bool, ...]]:
     """Return buy, sell, delta, cvd and gap of each minute in which was traded."""
     result: dict[str, tuple[Decimal | bool, ...]] = {}
     day, cvd = "", Decimal(0)
-    for minute, sums in stored.minutes().items():
+    for minute, sums in stored.minutes.items():
         cvd = (cvd if minute[:10] == day else 0) + sums.buy - sums.sell
         day = minute[:10]
         touched = stored.is_touched(f"{day}T00:00:00Z", minute)
@@ -186,7 +189,7 @@ def exact_cvd(stored: Stored) -> dict[str, tuple[Decimal | bool, ...]]:
 
 def exact_vwap(stored: Stored) -> dict[str, tuple[Decimal | bool | None, ...]]:
     """Return VWAP of one and of four hours, and whether anything is missing in these, of every minute."""
-    minutes = stored.minutes()
+    minutes = stored.minutes
     every = minutes_from(min(minutes), max(minutes))
     sums = [minutes.get(minute, Minute()) for minute in every]
     bases = list(accumulate((one.buy + one.sell for one in sums), initial=Decimal(0)))
