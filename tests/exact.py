@@ -35,8 +35,8 @@ DIVISION = Decimal("1e-14")  # relative error of the one division, which is a fl
 def line_of(inst_id: str, trade: Trade | Push) -> bytes:
     """Write a push, or a single trade, as the exporter does."""
     trade_id = trade.last_id if isinstance(trade, Push) else trade.trade_id
-    values = (to_utc(trade.ts), "okx", "perp", inst_id, inst_id[:8].replace("-", "/"), str(trade_id), trade.side)
-    values += (trade.px, trade.sz, str(CONTRACT[inst_id]), "1", "linear")
+    told = (to_utc(trade.ts), "okx", "perp", inst_id, inst_id[:8].replace("-", "/"), str(trade_id), trade.side)
+    values = (*told, trade.px, trade.sz, str(CONTRACT[inst_id]), "1", "linear")
     return orjson.dumps(dict(zip(KEYS, values, strict=True))) + b"\n"
 
 
@@ -99,7 +99,7 @@ def connect() -> duckdb.DuckDBPyConnection:
     return db
 
 
-# ------------------------------------------------------------------------------------------------- what they should find
+# ------------------------------------------------------------------------------------------------ what they should find
 
 
 @dataclass

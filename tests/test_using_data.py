@@ -1,20 +1,21 @@
-"""README's chapter "Using the data": each block, run as it stands there, against exact sums that are made without it."""
+"""README's chapter "Using the data": each block, run as it stands there, against sums that are made without it."""
 
 import gzip
+import itertools
 import json
 import math
 import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 from pathlib import Path
 
 import duckdb
 import orjson
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import polars as pl
 import pytest
 
@@ -36,7 +37,6 @@ from exact import (
     put_on_record,
     run,
     store,
-    verdict,
 )
 from fake_okx import BTC, ETH, Market, Push, Trade, utc_ms
 from harness import KEYS, day_path, to_utc
@@ -48,8 +48,9 @@ DAYS = ("2026-11-21", "2026-11-22", "2026-11-23")
 NOON = FIRST + 16 * 3_600_000
 PACE_MS = 40_000  # between two orders
 MEASURES = [
-    "cvd_1m", "vwap_1m", "minutes", "candles(5)", "vwap_from(8)", "footprint('*', '*', 15, 1)", "volume_profile('*', '*', 1)",
-    "value_area('*', '*', 1)", "order_sizes('*', '*')", "aggression_1m('*', '*')", "taker_turnover_1m('*', '*')",
+    "cvd_1m", "vwap_1m", "minutes", "candles(5)", "vwap_from(8)", "footprint('*', '*', 15, 1)",
+    "volume_profile('*', '*', 1)", "value_area('*', '*', 1)", "order_sizes('*', '*')", "aggression_1m('*', '*')",
+    "taker_turnover_1m('*', '*')",
 ]  # fmt: skip
 
 
@@ -86,9 +87,7 @@ def store_most(vault: Path, market: Market) -> Stored:
         forms += singles if push.ts // 3_600_000 % 2 else [push]
     store(vault, market.inst_id, forms)
     around = [max((p for p in inside if p.ts <= HOLE), key=lambda p: p.ts), next(p for p in inside if p.ts >= HOLE_END)]
-    skipped = next(
-        at for at, (a, b) in enumerate(zip(inside, inside[1:], strict=False)) if b.first_id - a.last_id == 1001
-    )
+    skipped = next(at for at, (a, b) in enumerate(itertools.pairwise(inside)) if b.first_id - a.last_id == 1001)
     gaps = [gap(market.inst_id, "absent", *inside[skipped : skipped + 2])] * 2
     gaps.append(gap(market.inst_id, "unrepaired" if market.inst_id == BTC else "pending", around[0], around[1]))
     gaps += [gap(market.inst_id, "start", None, inside[0])] if market.inst_id == BTC else []
@@ -157,6 +156,11 @@ def assert_vwap(found: dict[str, tuple[object, ...]], exact: dict[str, tuple[Dec
         assert all(map(is_near, found[minute], prices)), minute
 
 
+def total(values: Iterable[Decimal]) -> Decimal:
+    """Add up."""
+    return sum(values, Decimal(0))
+
+
 def results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """Return the rows of every measure."""
     monkeypatch.chdir(folder)
@@ -164,7 +168,7 @@ def results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str
         return {measure: sorted(map(repr, db.execute(f"FROM {measure}").fetchall())) for measure in MEASURES}
 
 
-# ------------------------------------------------------------------------------------------------- the files of derive.py
+# ----------------------------------------------------------------------------------------------- the files of derive.py
 
 
 @pytest.mark.parametrize("inst_id", [BTC, ETH])
@@ -200,7 +204,7 @@ def test_sums_of_a_hundred_trillion_are_exact(tmp_path: Path) -> None:
     trades = [Trade(1 + at, "83725.912345", "12345678901.23", "buy", ts) for at in range(1000)]
     store(tmp_path / "Vault", BTC, trades)
     derive(tmp_path)
-    (row,) = duckdb.sql(f"FROM '{tmp_path}/Vault/derived/minutes/okx/{BTC}/2026-11-21.parquet'").fetchall()
+    (row,) = duckdb.execute(f"FROM '{tmp_path}/Vault/derived/minutes/okx/{BTC}/2026-11-21.parquet'").fetchall()
     base = sum((Decimal(trade.sz) * CONTRACT[BTC] for trade in trades), Decimal(0))
     assert row[6:9] == (base, 0, base * Decimal("83725.912345"))
     assert row[8] > 10**16
@@ -311,16 +315,15 @@ def test_a_second_run_at_the_same_time_keeps_out(copied: Path) -> None:
 
 
 def test_candles_are_exact_and_know_the_number_of_trades(captured: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    query = "SELECT instId, candle_utc, open, high, low, close, buy, sell, delta, imbalance, vwap, trades, gap FROM candles(5)"
-    found = rows_of(captured.folder, query, 2, monkeypatch)
+    found = rows_of(captured.folder, "FROM candles(5)", 2, monkeypatch)
     for inst_id, stored in captured.stored.items():
         for start, minutes in by_candle(stored, 5).items():
             prices = [price for minute in minutes for price in minute.prices]
-            buy, sell = sum(m.buy for m in minutes), sum(m.sell for m in minutes)
+            buy, sell, quote = (total(getattr(m, name) for m in minutes) for name in ("buy", "sell", "quote"))
             *exact, imbalance, vwap, trades, is_gap = found.pop((inst_id, start))
             assert exact == [prices[0], max(prices), min(prices), prices[-1], buy, sell, buy - sell], start
             assert is_near(imbalance, (buy - sell) / (buy + sell)), start
-            assert is_near(vwap, sum(m.quote for m in minutes) / (buy + sell)), start
+            assert is_near(vwap, quote / (buy + sell)), start
             assert is_gap == stored.is_touched(start, later(start, 4)), start
             is_first = start == minute_of(stored.trades[0])  # the id before it is not known
             assert trades == (None if is_gap or is_first else len(prices)), start
@@ -365,9 +368,9 @@ def test_vwap_from_an_hour_has_bands(captured: Captured, monkeypatch: pytest.Mon
 
 def assert_bands(stored: Stored, trades: list[Trade], found: Sequence[object]) -> None:
     """Hold VWAP, standard deviation and bands against those of single trades."""
-    base = sum(map(stored.size, trades))
-    vwap = sum(stored.size(trade) * Decimal(trade.px) for trade in trades) / base
-    deviation = (sum(stored.size(trade) * (Decimal(trade.px) - vwap) ** 2 for trade in trades) / base).sqrt()
+    base = total(map(stored.size, trades))
+    vwap = total(stored.size(trade) * Decimal(trade.px) for trade in trades) / base
+    deviation = (total(stored.size(trade) * (Decimal(trade.px) - vwap) ** 2 for trade in trades) / base).sqrt()
     assert is_near(found[0], vwap)
     assert isinstance(found[1], float)
     assert abs(Decimal(found[1]) - deviation) < Decimal("1e-9")
@@ -438,8 +441,8 @@ def test_orders_aggression_and_turnover_are_exact(captured: Captured, monkeypatc
                 taken = [size for (of, _), (size, _) in orders.items() if of == side]
                 count, volume, share, mean_size, largest, found_gap = aggression.pop((inst_id, minute, side))
                 assert (count, volume, largest, found_gap) == (len(taken), sum(taken), max(taken), is_gap)
-                assert is_near(share, sum(taken) / (sums.buy + sums.sell))
-                assert is_near(mean_size, sum(taken) / len(taken))
+                assert is_near(share, total(taken) / (sums.buy + sums.sell))
+                assert is_near(mean_size, total(taken) / len(taken))
         for key, orders_in in classes.items():
             touched = stored.is_touched(key[1], later(key[1], 1439))
             assert sizes.pop(key) == (len(orders_in), *map(sum, zip(*orders_in, strict=True)), touched)
@@ -490,7 +493,8 @@ def test_finished_days_can_be_had_as_parquet(captured: Captured, copied: Path, m
     with connect() as db:
         db.execute(COPY)
         db.execute(COPY)  # again, over the files that are there
-        query = "SELECT instId, count(*), sum(base), max(trade_id), max(date::VARCHAR) FROM 'Vault/derived/trades/*/*/*.parquet' GROUP BY ALL"
+        query = "SELECT instId, count(*), sum(base), max(trade_id), max(date::VARCHAR)"
+        query += " FROM 'Vault/derived/trades/*/*/*.parquet' GROUP BY ALL"
         found = {inst_id: rest for inst_id, *rest in db.execute(query).fetchall()}
         lines = dict(db.execute("SELECT instId, count(*) FROM trades('*', '2026-11-2[12]') GROUP BY ALL").fetchall())
     for inst_id, stored in captured.stored.items():
