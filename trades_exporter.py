@@ -502,9 +502,8 @@ def ids_fell(trade: Trade, last: int, ts: str) -> BuildFailError:
 class Sequence:
     """Decides for one instrument which trades may be written now, in order and once, and which ids are missing.
 
-    Live capture offers it pushes and rows of REST, history rows of REST and archives. `offer` and `give_up` return what
-    is to be stored now, in this order: Trades and Gaps. Trades that can't be written yet wait; whatever lies between
-    them, up to the highest id known to exist, is missing.
+    `offer` and `give_up` return what is to be stored now, in this order: Trades and Gaps. Trades that can't be written
+    yet wait; whatever lies between them, up to the highest id known to exist, is missing.
     """
 
     def __init__(self, limit: int = WAITING_TRADES) -> None:
@@ -571,10 +570,11 @@ class Sequence:
         """Declare that the ids up to `last`, of the time `ts` (ms), are wanted, and none above."""
         self.seen, self.seen_ts = last, ts
 
-    def skip_to(self, first: int, ts: str) -> None:
-        """Go on at the id `first`, of the time `ts` (ms): what lies below is fetched by somebody else."""
+    def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
+        """Go on at the id `first`, of the time `ts` (ms), and return what is to be stored now; others fetch the rest."""
         self.next, self.ts, self._patched = first, ts, True
         self.waiting = [trade for trade in self.waiting if trade.first >= first]
+        return self._waited()
 
     def missing(self) -> Iterator[tuple[int, int]]:
         """Yield the ranges of ids that were passed over, or are known to exist, and are not here; lowest first."""
@@ -611,11 +611,10 @@ class Sequence:
         """Tell whether a push with the right first id is sure not to hold what is stored already.
 
         Taker orders that fill against liquidity of both `source`s may be pushed as two aggregates with interleaved
-        ids, and then one of them seems to begin later than it does; and without a count nothing is known. What is of
-        another millisecond than the last stored trade can't hold that one.
+        ids: one of them seems to begin later than it does; and without a count nothing is known. What is of another
+        millisecond than the last stored trade can't hold that one.
         """
-        single = trade.repaired or (trade.counted and trade.first == trade.last)
-        return single or trade.ts != self.ts or not self._patched
+        return (trade.counted and trade.first == trade.last) or trade.ts != self.ts or not self._patched
 
     def _store(self, trade: Trade) -> None:
         self._patched = trade.repaired or (self._patched and trade.ts == self.ts)
@@ -1345,9 +1344,7 @@ class TradeWriter:
         with self._closing:
             if self._unsynced and self._file is not None:
                 self._unsynced = False
-                if not os.fstat(self._file.fileno()).st_nlink:
-                    raise FileNotFoundError(f"the file of {self._file_day} was removed")
-                os.fsync(self._file.fileno())
+                self._fsync(self._file)
 
     def close_file(self, *, sync: bool = True) -> None:
         """Put everything that is in the file on the disk and close it."""
@@ -1356,7 +1353,12 @@ class TradeWriter:
             if file is not None:
                 with file:
                     if sync:
-                        os.fsync(file.fileno())
+                        self._fsync(file)
+
+    def _fsync(self, file: io.FileIO) -> None:
+        if not os.fstat(file.fileno()).st_nlink:  # compressed by a person, say: what was written since is lost
+            raise FileNotFoundError(f"the file of {self._file_day} was removed")
+        os.fsync(file.fileno())
 
     def close(self) -> None:
         """Put everything on the disk, at the end."""
@@ -2084,6 +2086,16 @@ class AwakeClock:
             self.now += min(monotonic() - before, 4 * WATCH_S)
 
 
+class DayListener(Protocol):
+    """Who is told about days: the auditor, and the daily look at the metadata."""
+
+    def day_began(self, inst_id: str, day: str) -> None:
+        """Live capture is about to store the first line of a day that is newer than all stored ones."""
+
+    def day_filled(self, inst_id: str, day: str) -> None:
+        """History has stored all of a day."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Services:
     """What live capture and history of all instruments share."""
@@ -2093,6 +2105,7 @@ class Services:
     awake: AwakeClock
     patience: Patience
     throttle: LogThrottle
+    days: DayListener
     spawn: Callable[[Coroutine[Any, Any, None]], None]  # runs it beside everything else; its errors end the exporter
 
 
@@ -2270,16 +2283,6 @@ class Progress:
 # ---------------------------------------------------------------------------------------------------------- recorder
 
 
-class DayListener(Protocol):
-    """Who is told about days: the auditor, and the daily look at the metadata."""
-
-    def day_began(self, inst_id: str, day: str) -> None:
-        """Live capture is about to store the first line of a day that is newer than all stored ones."""
-
-    def day_filled(self, inst_id: str, day: str) -> None:
-        """History has stored all of a day."""
-
-
 class LiveCapture(Protocol):
     """What a live repair needs of the recorder."""
 
@@ -2404,13 +2407,7 @@ class Recorder:
     """
 
     def __init__(
-        self,
-        instrument: Instrument,
-        files: TradeFiles,
-        services: Services,
-        listener: DayListener,
-        on_pending: Callable[[], None],
-        since: str,
+        self, instrument: Instrument, files: TradeFiles, services: Services, on_pending: Callable[[], None], since: str
     ) -> None:
         self.inst_id = instrument.inst_id
         self.sequence = Sequence(max(1, WAITING_TRADES // len(INSTRUMENTS)))
@@ -2420,7 +2417,6 @@ class Recorder:
         self.writer = TradeWriter(files, instrument, self._fits, self._on_unfit, self._on_day)
         self._files = files
         self._services = services
-        self._listener = listener
         self._on_pending = on_pending
         self._since = since  # a UTC day, `now`, or nothing
         self._first_push = True
@@ -2484,7 +2480,7 @@ class Recorder:
         except OSError as exc:
             self.fail(exc)
             return
-        sequence.skip_to(first, ts)
+        self.store(sequence.skip_to(first, ts))
         self._on_pending()
 
     def flush(self) -> None:
@@ -2535,7 +2531,7 @@ class Recorder:
 
     def _on_day(self, day: str) -> None:
         if day > self._files.newest_day() != "":
-            self._listener.day_began(self.inst_id, day)
+            self._services.days.day_began(self.inst_id, day)
 
     async def _mend(self, exc: OSError) -> None:
         self._go_on(await self._files.until_writable(self._services.throttle, exc))
@@ -2653,7 +2649,7 @@ async def is_out_of_reach(rest: Rest, inst_id: str, low: int, newest: int) -> bo
     Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
     """
     for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
-        rows = parse_rows(inst_id, await rest.history(inst_id, low + PAGE))[0]
+        rows = parse_rows(inst_id, await rest.history(inst_id, max(low, 1)))[0]
         if any(row.last < low for row in rows) or not await rest.history(inst_id, newest + 1):
             return False
         await asyncio.sleep(pause)
@@ -2873,7 +2869,6 @@ class History:
         files: TradeFiles,
         services: Services,
         archives: Archives,
-        listener: DayListener,
         newest: Callable[[], tuple[int, str]],
     ) -> None:
         self.writer = TradeWriter(files, instrument, self._fits, self._on_unfit, self._on_day)
@@ -2881,7 +2876,6 @@ class History:
         self._files = files
         self._services = services
         self._source = ArchiveSource(archives, instrument)
-        self._listener = listener
         self._newest = newest
         self._wanted = asyncio.Event()
         self._fill: RangeFill | None = None
@@ -3003,7 +2997,7 @@ class History:
         if not self._day or self._fill is None:
             return
         self._clear(self._files.end_of(self._day))
-        self._listener.day_filled(self._inst_id, self._day)
+        self._services.days.day_filled(self._inst_id, self._day)
         self.progress.end_day(self._day)
 
     def _clear(self, high: Boundary) -> None:
@@ -3938,10 +3932,10 @@ class Exporter:
         auditor = Auditor(self._vault, rest, INSTRUMENTS)
         finished = FinishedDays(tasks, metadata, auditor)
         run = partial(spawn, tasks)
-        services = Services(rest, ExchangeClock(rest, run), AwakeClock(), Patience(), LogThrottle(), run)
+        services = Services(rest, ExchangeClock(rest, run), AwakeClock(), Patience(), LogThrottle(), finished, run)
         archives = Archives(session, self._archive_url, self._vault)
         for instrument in instruments:
-            self._captures[instrument.inst_id] = self._open(instrument, services, archives, finished)
+            self._captures[instrument.inst_id] = self._open(instrument, services, archives)
         feed = Feed(self._ws_url, {key: value.recorder.take for key, value in self._captures.items()}, outage)
         jobs = [
             services.awake.run(),
@@ -3953,9 +3947,7 @@ class Exporter:
         for job in [*jobs, auditor.run(), *(capture.history.run() for capture in self._captures.values())]:
             tasks.create_task(job)
 
-    def _open(
-        self, instrument: Instrument, services: Services, archives: Archives, finished: FinishedDays
-    ) -> InstrumentCapture:
+    def _open(self, instrument: Instrument, services: Services, archives: Archives) -> InstrumentCapture:
         """Go on where an instrument's files end; raise VaultError where they can't be used."""
         files = TradeFiles(self._vault, instrument.inst_id)
 
@@ -3964,8 +3956,8 @@ class Exporter:
             stored = files.highest() or Boundary(-1, "")
             return max((sequence.seen, sequence.seen_ts), (stored.trade_id, milliseconds(stored.time_utc)))
 
-        history = History(instrument, files, services, archives, finished, newest)
-        recorder = Recorder(instrument, files, services, finished, history.wake, self._since)
+        history = History(instrument, files, services, archives, newest)
+        recorder = Recorder(instrument, files, services, history.wake, self._since)
         try:
             recorder.recover()
             if self._since not in {"", "now"}:

@@ -51,6 +51,8 @@ else:
         signal.signal(signal.SIGHUP, lambda *_: None)
 
 Record = dict[str, str]
+MakeOKX = Callable[..., FakeOKX]  # what the fixtures of conftest.py give
+MakeExporter = Callable[..., "Exporter"]
 
 
 def wait_for(predicate: Callable[[], object], seconds: float = DEADLINE_S, what: str = "") -> None:
@@ -70,7 +72,8 @@ class Exporter:
     """The exporter as a process of its own, with a Vault and a log of its own. May be started again and again.
 
     `settings` are constants of trades_exporter.py to be changed, `args` further arguments for the command line;
-    `archives` says whether it is told of the exchange's archives. It trusts an exchange over TLS.
+    `archives` and `rest` say whether it is told of the exchange's archives and its REST API. It trusts an exchange over
+    TLS.
     """
 
     okx: FakeOKX
@@ -79,6 +82,7 @@ class Exporter:
     args: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     archives: bool = True
+    rest: bool = True
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -91,7 +95,7 @@ class Exporter:
     def command(self, *args: str) -> list[str]:
         """Return the command line, with further arguments."""
         arguments = ["--vault", str(self.vault), "--log-file", str(self.log_file)]
-        arguments += ["--ws-url", self.okx.ws_url, "--rest-url", self.okx.rest_url]
+        arguments += ["--ws-url", self.okx.ws_url, *(["--rest-url", self.okx.rest_url] if self.rest else [])]
         arguments += [*(["--archive-url", self.okx.archive_url] if self.archives else []), *self.args, *args]
         if not self.settings:
             return [sys.executable, str(SCRIPT), *arguments]
@@ -209,8 +213,41 @@ class Exporter:
             goal = ledger[-1].trade_id if ledger else 0
             self.wait_until(partial(self._has_stored, inst_id, goal), seconds, f"{goal} of {inst_id} stored")
 
+    def wait_until_whole(self, seconds: float = 60.0) -> None:
+        """Wait until the exchange's newest trades are stored and nothing is pending any more."""
+        self.wait_until_stored(seconds)  # what precedes them is on record by then
+        self.wait_until(lambda: not self.pending(), seconds, "nothing is pending")
+
+    def pending(self) -> list[Record]:
+        """Return the pending ranges of all instruments."""
+        gaps = [gap for inst_id in self.okx.markets for gap in read_gaps(self.vault, inst_id)]
+        return [gap for gap in gaps if gap["reason"] == "pending"]
+
     def _has_stored(self, inst_id: str, trade_id: int) -> bool:
         return last_stored_id(self.vault, inst_id) >= trade_id
+
+
+def log_lines(one: Exporter, *texts: str) -> list[str]:
+    """Return the lines of the log with any of these texts."""
+    return [line for line in one.log.splitlines() if any(text in line for text in texts)]
+
+
+def start_with_a_trade(one: Exporter) -> Exporter:
+    """Start, and have each instrument's first trade stored, so that a gap can be seen."""
+    one.start_capture()
+    for inst_id in one.okx.markets:
+        one.okx.trade(inst_id, count=1)
+    one.wait_until_stored()
+    return one
+
+
+def finish(one: Exporter, missing: int = 0) -> None:
+    """End the exchange, wait until all is stored, stop, and hold the Vaults of all instruments against the ledger."""
+    one.okx.settle()
+    one.wait_until_stored()
+    assert one.stop() == 0, one.tail()
+    found = sum(assert_vault_equals_ledger(one.vault, one.okx, inst_id).missing for inst_id in one.okx.markets)
+    assert found == missing
 
 
 # ----------------------------------------------------------------------------------------------------- the Vault
@@ -265,6 +302,18 @@ def read_gaps(vault: Path, inst_id: str = BTC) -> list[Record]:
         first, last = range_of_gap(gap)
         assert first <= last, f"{path}: it names nothing: {gap}"
     return gaps
+
+
+def reasons(vault: Path, inst_id: str = BTC) -> list[str]:
+    """Return why ids are on record as missing, in order, without the `start` that each file begins with."""
+    first, *others = [gap["reason"] for gap in read_gaps(vault, inst_id)]
+    assert first == "start"
+    return others
+
+
+def stored_ids(vault: Path, inst_id: str = BTC) -> list[int]:
+    """Return the stored trade ids, in the order of the files."""
+    return [int(record["trade_id"]) for record in read_vault(vault, inst_id)]
 
 
 def day_path(vault: Path, day: str, inst_id: str = BTC) -> Path:
@@ -399,6 +448,24 @@ def assert_vault_equals_ledger(
     real = sum(Decimal(trade.sz) for line in stored for trade in ledger[line.first : line.last + 1])
     assert total == real, f"{inst_id}: {total} contracts are stored, {real} were traded"
     return Verdict(len(stored), sum(line.last - line.first + 1 for line in stored), len(missing))
+
+
+def assert_whole(exporter: Exporter, okx: FakeOKX, reasons: Iterable[str] = ("start",)) -> dict[str, Verdict]:
+    """Let a stopped exporter's Vault be judged, by the ledger, --verify and --audit of all days; return the verdicts.
+
+    What is missing must be on record, with no other reasons than these. Where that is `start` alone, nothing is.
+    """
+    verdicts = {}
+    for inst_id in okx.markets:
+        verdicts[inst_id] = assert_vault_equals_ledger(exporter.vault, okx, inst_id)
+        found = {gap["reason"] for gap in read_gaps(exporter.vault, inst_id)}
+        assert found <= set(reasons), f"{inst_id}: on record are {found}, expected {reasons}"
+        assert verdicts[inst_id].missing == 0 or found != {"start"}, f"{inst_id}: {verdicts[inst_id].missing} missing"
+    days = sorted(path.name[:10] for inst_id in okx.markets for path in day_files(exporter.vault, inst_id))
+    for arguments in (["--verify"], ["--audit", f"{days[0]}..{days[-1]}"]):
+        run = exporter.run(*arguments)
+        assert run.returncode == 0, f"{arguments}:\n{run.stdout}{run.stderr}"
+    return verdicts
 
 
 def read_stored(vault: Path, okx: FakeOKX, inst_id: str) -> list[Stored]:
