@@ -153,6 +153,14 @@ def test_a_message_of_trouble_is_explained(message: str) -> None:
     )
 
 
+def test_what_the_launcher_says_is_quoted_as_it_says_it() -> None:
+    said = re.findall(r"^\| `([A-Z][^|]*)` \|", README.partition("| what you see |")[2], re.MULTILINE)
+    quoted = [text for cell in said for text in cell.split("`, `")]
+    launcher = ROOT.joinpath("start_trades.bat").read_text("utf-8")
+    assert len(quoted) == 4
+    assert not [text for text in quoted if f"echo {text}" not in launcher]
+
+
 def test_the_commands_are_there_as_one_line_each() -> None:
     lines = [line.strip() for line in README.splitlines()]
     for command in (RUN, TEST, TEST_ON_WINDOWS):
