@@ -214,6 +214,13 @@ def test_the_reasons_of_gaps_are_those_of_the_script() -> None:
     assert {row[0] for row in table("reason")} == set(known.split("|"))
 
 
+def test_it_knows_the_version_and_how_far_back_it_goes() -> None:
+    assert f"\n- **{trades_exporter.VERSION}** " in README.partition("\n## What changed\n")[2]
+    assert f"The earliest is {trades_exporter.FIRST_DAY}" in " ".join(README.split())
+    assert trades_exporter.HISTORY_FREE_BYTES == 2 << 30
+    assert "Below 2 GB of free space history stops" in " ".join(README.split())
+
+
 def test_the_top_level_holds_what_the_contract_says() -> None:
     names = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     program = {"trades_exporter.py", "requirements.txt", "start_trades.bat", "README.md", "tests", "Vault"}
