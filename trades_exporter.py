@@ -1716,16 +1716,8 @@ class Archive:
             while (rows := next(self._batches, None)) is not None:
                 self._check_rows(rows)
                 await asyncio.sleep(0)  # live trades first
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            ValueError,
-            IndexError,
-            NotImplementedError,
-            RuntimeError,
-        ) as exc:
-            raise ArchiveDamagedError(describe(exc)) from exc
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, IndexError, RuntimeError) as exc:
+            raise ArchiveDamagedError(describe(exc)) from exc  # OSError: an address in the zip that leads nowhere
         if self.first_id < 0:
             raise ArchiveDamagedError("it lists no trades")
         self._batches = self._read()
@@ -1769,19 +1761,18 @@ class Archive:
         self._file.seek(0)
         with zipfile.ZipFile(self._file) as archive:
             members = [info for info in archive.infolist() if info.filename.endswith(".csv")]
-            if len(members) != 1 or members[0].file_size > ARCHIVE_BYTES:
+            if len(members) != 1 or members[0].file_size > ARCHIVE_BYTES:  # more than it says is never unpacked
                 raise ArchiveDamagedError("it does not hold one CSV of a believable size")
+            if members[0].compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+                raise ArchiveDamagedError("it is packed in a way that OKX does not use")
             with archive.open(members[0]) as csv:
                 self._columns = self._find_columns(csv.readline(4096))
-                rest, size = "", 0
+                rest = ""
                 while chunk := csv.read(ARCHIVE_CHUNK):
-                    size += len(chunk)
-                    if size > ARCHIVE_BYTES:
-                        raise ArchiveDamagedError("it is longer than any real one")
                     *lines, rest = (rest + chunk.decode("latin-1")).split("\n")
                     if len(rest) > ARCHIVE_CHUNK:
                         raise ArchiveDamagedError("it has a line without end")
-                    if rows := [line.rstrip("\r").split(",") for line in lines if line]:
+                    if rows := [text.split(",") for line in lines if (text := line.rstrip("\r"))]:
                         yield rows
                 if rest:
                     yield [rest.split(",")]
