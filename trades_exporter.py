@@ -1485,10 +1485,7 @@ def request_failure(exc: Exception) -> tuple[str, bool]:
     """
     if isinstance(exc, BuildFailError | VaultError):
         raise exc
-    unreached = isinstance(exc, OSError | aiohttp.ClientConnectionError) and not isinstance(
-        exc, aiohttp.ClientPayloadError
-    )
-    return reason_of(exc), unreached
+    return reason_of(exc), isinstance(exc, OSError | aiohttp.ClientConnectionError)
 
 
 def system_proxy(url: str) -> str | None:
@@ -1520,6 +1517,7 @@ class Rest:
         self._urls = collections.deque(url.rstrip("/") for url in urls)  # the first is asked
         self._limits = {path: EndpointLimit(limit) for path, limit in REST_LIMITS.items()}
         self._outage = outage
+        self._throttle = LogThrottle()
         self._answered_at = monotonic()
 
     def silent_s(self) -> float:
@@ -1561,7 +1559,7 @@ class Rest:
         """Ask another address of OKX from now on, where there is one and nobody changed it meanwhile."""
         if len(self._urls) > 1 and self._urls[0] == url:
             self._urls.rotate(-1)
-            if url == REST_URLS[0]:
+            if url == REST_URLS[0] and self._throttle.may_log(url):  # or else again and again while neither is reached
                 log.warning(f"Can't reach {url} ({reason}): asking {self._urls[0]}")
 
     async def _ask(self, url: str, query: dict[str, str | int]) -> list[Any]:
