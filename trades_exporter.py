@@ -49,6 +49,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import urllib.request
 import zipfile
 import zlib
@@ -571,7 +572,7 @@ class Sequence:
         self.seen, self.seen_ts = last, ts
 
     def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
-        """Go on at the id `first`, of the time `ts` (ms), and return what is to be stored now; others fetch the rest."""
+        """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest."""
         self.next, self.ts, self._patched = first, ts, True
         self.waiting = [trade for trade in self.waiting if trade.first >= first]
         return self._waited()
@@ -3482,12 +3483,8 @@ def covered_minutes(day: str, stored: StoredDay, bars: dict[str, Bar], gaps: Ite
         return []
     first = min(bars, default="") if stored.is_first else ""
     last = max(bars, default="") if stored.is_last else "~"
-    holes = [
-        # a pending range over midnight ends with the first id of a day: see touches
-        (gap.after_utc[:16], gap.before_utc[: 16 if touches(gap, gap.before_utc[:10]) else 10] or "9")
-        for gap in gaps
-        if gap.reason != "absent" and touches(gap, day)
-    ]
+    touching = [gap for gap in gaps if gap.reason != "absent" and touches(gap, day)]
+    holes = [(gap.after_utc[:16], gap.before_utc[:16] or "9") for gap in touching]
     minutes = [f"{number // 60:02}:{number % 60:02}" for number in range(1440)]
     return [
         minute
@@ -3761,14 +3758,25 @@ class Auditor:
 # ---------------------------------------------------------------------------------------------------------- exporter
 
 
-def end_with_error(tasks: asyncio.TaskGroup, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Let an error in a callback of the event loop end the exporter as one in a task does.
+def is_ours(exc: BaseException) -> bool:
+    """Tell whether an error came out of this file, or of what this file called."""
+    here = is_ours.__code__.co_filename
+    return any(frame.f_code.co_filename == here for frame, _ in traceback.walk_tb(exc.__traceback__))
 
-    An OSError is none of ours, which are all caught: Windows' event loop has some for a connection that is gone.
+
+def end_with_error(
+    tasks: asyncio.TaskGroup, throttle: LogThrottle, _: asyncio.AbstractEventLoop, context: dict[str, Any]
+) -> None:
+    """Let an error in a callback of the event loop end the exporter as one in a task does, if it is ours.
+
+    What libraries raise there is passing, as where they connect: websockets has an AttributeError for a proxy that
+    closes in the midst of a handshake, Windows' event loop OSErrors for connections that are gone.
     """
     exc = context.get("exception")
-    if exc is None or isinstance(exc, OSError):
-        log.warning(f"asyncio: {context['message']}", error=exc and describe(exc))
+    if exc is None or isinstance(exc, OSError) or not is_ours(exc):
+        if throttle.may_log(type(exc).__name__):
+            error = "" if exc is None else f"{type(exc).__name__}: {describe(exc)}"
+            log.warning(f"asyncio: {printable(context['message'], 60)}", error=error)
         return
 
     async def fail(error: BaseException) -> None:
@@ -3907,7 +3915,7 @@ class Exporter:
         log.info(f"trades_exporter {VERSION} started", process=os.getpid(), vault=str(self._vault.root))
         try:
             async with open_session() as session, asyncio.TaskGroup() as tasks:
-                asyncio.get_running_loop().set_exception_handler(partial(end_with_error, tasks))
+                asyncio.get_running_loop().set_exception_handler(partial(end_with_error, tasks, LogThrottle()))
                 await self._start(session, tasks)
         finally:
             for capture in self._captures.values():

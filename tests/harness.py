@@ -71,9 +71,9 @@ def wait_for(predicate: Callable[[], object], seconds: float = DEADLINE_S, what:
 class Exporter:
     """The exporter as a process of its own, with a Vault and a log of its own. May be started again and again.
 
-    `settings` are constants of trades_exporter.py to be changed, `args` further arguments for the command line;
-    `archives` and `rest` say whether it is told of the exchange's archives and its REST API. It trusts an exchange over
-    TLS.
+    `settings` are constants of trades_exporter.py to be changed, or faults of run_exporter.py; `args` are further
+    arguments for the command line; `archives` and `rest` say whether it is told of the exchange's archives and its REST
+    API. It trusts an exchange over TLS.
     """
 
     okx: FakeOKX

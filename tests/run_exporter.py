@@ -1,11 +1,12 @@
 """Run the real exporter with other settings: `python tests/run_exporter.py NAME=JSON ... -- <exporter arguments>`.
 
-Each NAME is a constant of trades_exporter.py, such as STATS_S=0.5 or INSTRUMENTS='["BTC-USDT-SWAP"]'. HUNG_DISK names a
-file instead: while it exists, no fsync returns, and the file `<name>.hangs` says that one does not.
+Each NAME is a constant of trades_exporter.py, such as STATS_S=0.5 or INSTRUMENTS='["BTC-USDT-SWAP"]', or one of FAULTS.
 """
 
+import itertools
 import json
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -16,9 +17,9 @@ sys.path.insert(0, str(ROOT))
 import trades_exporter  # noqa: E402 # the repository's root is not on the path before
 
 
-def hang_disk(path: Path) -> None:
-    """Let no fsync return while this file exists."""
-    fsync = os.fsync
+def hang_disk(name: str) -> None:
+    """Let no fsync return while the file of this name exists; `<name>.hangs` says that one hangs."""
+    fsync, path = os.fsync, Path(name)
 
     def hanging(descriptor: int) -> None:
         while path.exists():
@@ -26,7 +27,26 @@ def hang_disk(path: Path) -> None:
             time.sleep(0.01)
         fsync(descriptor)
 
-    os.fsync = hanging
+    os.fsync = hanging  # type: ignore[assignment]
+
+
+def retry_after(seconds: float) -> None:
+    """Let attempts to connect and to ask be that far apart, however many failed."""
+    trades_exporter.backoff = lambda **_: itertools.repeat(seconds)
+
+
+def resolve_to(address: str) -> None:
+    """Let each host's first address be this one."""
+    getaddrinfo = socket.getaddrinfo
+
+    def resolve(host: str, port: int, *args: int, **kwargs: int) -> list[tuple[object, ...]]:
+        first = getaddrinfo(address, port, *args, **kwargs)
+        return [*first, *(info for info in getaddrinfo(host, port, *args, **kwargs) if info not in first)]
+
+    socket.getaddrinfo = resolve  # type: ignore[assignment]
+
+
+FAULTS = {"HUNG_DISK": hang_disk, "BACKOFF_S": retry_after, "FIRST_ADDRESS": resolve_to}
 
 
 if __name__ == "__main__":
@@ -34,8 +54,8 @@ if __name__ == "__main__":
     for assignment in sys.argv[1:end]:
         name, _, value = assignment.partition("=")
         setting = json.loads(value)
-        if name == "HUNG_DISK":
-            hang_disk(Path(setting))
+        if name in FAULTS:
+            FAULTS[name](setting)
             continue
         if not hasattr(trades_exporter, name):
             sys.exit(f"trades_exporter.py has no setting {name}")
