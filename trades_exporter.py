@@ -222,6 +222,13 @@ CONTRACT = {"ctVal": DECIMAL, "ctMult": DECIMAL, "ctType": "[A-Za-z]+"}  # field
 ANY_DECIMALS = 18  # where OKX does not say how fine prices or sizes are
 
 
+def decimals_of(step: object) -> int:
+    """Return how many decimals multiples of a step such as "0.01" have; ANY_DECIMALS where it is no such step."""
+    if not isinstance(step, str) or not re.fullmatch(DECIMAL, step):
+        return ANY_DECIMALS
+    return len(step.partition(".")[2].rstrip("0"))
+
+
 class Instrument(NamedTuple):
     """What the exporter knows of a contract, in OKX's own characters (GET /api/v5/public/instruments)."""
 
@@ -243,13 +250,6 @@ class Instrument(NamedTuple):
             raise BuildFailError(f"Missing required metadata fields: {', '.join(missing)} of {inst_id}")
         decimals = (decimals_of(fields.get("tickSz")), decimals_of(fields.get("lotSz")))
         return cls(inst_id, tuple(values), printable(fields.get("state")), *decimals)
-
-
-def decimals_of(step: object) -> int:
-    """Return how many decimals multiples of a step such as "0.01" have; ANY_DECIMALS where it is no such step."""
-    if not isinstance(step, str) or not re.fullmatch(DECIMAL, step):
-        return ANY_DECIMALS
-    return len(step.partition(".")[2].rstrip("0"))
 
 
 def symbol_canon(inst_id: str) -> str:
