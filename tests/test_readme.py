@@ -12,6 +12,7 @@ import trades_exporter
 from harness import KEYS, ROOT, SCRIPT
 
 README = ROOT.joinpath("README.md").read_text("utf-8")
+FOR_TESTERS = ROOT.joinpath("tests/README.md").read_text("utf-8")
 WORKFLOW = ROOT.joinpath(".github/workflows/tests.yml").read_text("utf-8")
 RUN = (
     "python3 -m venv .venv && .venv/bin/python -m pip install -r requirements.txt"
@@ -27,16 +28,16 @@ TEST_ON_WINDOWS = (
 VARIES = "\N{HORIZONTAL ELLIPSIS}"  # stands for what varies in a message
 
 
-def table(title: str) -> list[list[str]]:
+def table(title: str, text: str = README) -> list[list[str]]:
     """Return the cells of the tables whose first column has this title, without the code marks."""
     rows: list[list[str]] = []
     inside = False
-    for line in README.splitlines():
+    for line in text.splitlines():
         cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
         inside = line.startswith("|") and (inside or cells[0] == title)
         if inside and cells[0] not in (title, "---"):
             rows.append(cells)
-    assert rows, f"README.md has no table {title!r}"
+    assert rows, f"there is no table {title!r}"
     return rows
 
 
@@ -121,6 +122,17 @@ def test_the_files_it_names_are_there(path: str) -> None:
     assert not missing | linked
 
 
+def test_the_table_of_test_files_is_the_folder() -> None:
+    """In both directions, and each file once."""
+    named = re.findall(r"\w+\.py", " ".join(cell for row in table("files", FOR_TESTERS) for cell in row))
+    assert sorted(named) == sorted(path.name for path in ROOT.joinpath("tests").glob("*.py"))
+
+
+def test_the_table_of_sections_is_the_script_s_banners() -> None:
+    banners = re.findall("^# -{20,} (.+)$", SCRIPT.read_text("utf-8"), re.MULTILINE)
+    assert [name.strip() for row in table("section", FOR_TESTERS) for name in row[0].split(",")] == banners
+
+
 def test_the_record_is_one_that_the_script_writes() -> None:
     (record,) = [line.strip() for line in README.splitlines() if line.strip().startswith('{"timestamp_utc"')]
     assert trades_exporter.RECORD.fullmatch(record.encode() + b"\n")
@@ -148,9 +160,21 @@ def test_the_script_reads_from_top_to_bottom() -> None:
         elif isinstance(part, ast.Assign):
             defined_at |= {target.id: part.lineno for target in part.targets if isinstance(target, ast.Name)}
     assert len(defined_at) > 100
-    assert not [
-        f"line {node.lineno}: {node.id}"
-        for part in TREE.body
-        for node in ast.walk(part)
-        if isinstance(node, ast.Name) and defined_at.get(node.id, 0) > (part.end_lineno or 0)
-    ]
+    for part in TREE.body:
+        names = [node for node in ast.walk(part) if isinstance(node, ast.Name)]
+        bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}  # its own variables and arguments
+        bound |= {node.arg for node in ast.walk(part) if isinstance(node, ast.arg)}
+        upward = {node.id for node in names if defined_at.get(node.id, 0) > (part.end_lineno or 0)} - bound
+        assert not upward, f"line {part.lineno} uses what stands below it"
+
+
+@pytest.mark.parametrize(("kind", "most"), [("function", 40), ("class", 150)])
+def test_nothing_in_the_script_is_too_long_to_be_read_at_once(kind: str, most: int) -> None:
+    kinds = ast.ClassDef if kind == "class" else ast.FunctionDef | ast.AsyncFunctionDef
+    lengths = {
+        f"{node.name} (line {node.lineno})": (node.end_lineno or 0) - node.lineno + 1
+        for node in ast.walk(TREE)
+        if isinstance(node, kinds)
+    }
+    assert len(lengths) > 30
+    assert not {name: lines for name, lines in lengths.items() if lines > most}
