@@ -2102,6 +2102,12 @@ class Services:
     spawn: Callable[[Coroutine[Any, Any, None]], None]  # runs it beside everything else; its errors end the exporter
 
 
+def first_break(trades: list[Trade]) -> int:
+    """Return the first id that is missing between these single trades, or the one behind them."""
+    upto = next((low.last for low, high in itertools.pairwise(trades) if high.last > low.last + 1), None)
+    return 1 + (upto if upto is not None else trades[-1].last if trades else -1)
+
+
 class Backfill:
     """Asks REST for what a sequence lacks, page by page, and stores it.
 
@@ -2165,12 +2171,6 @@ class Backfill:
             if now - self._bad_since.setdefault(text, now) >= BAD_ROW_S:
                 self._on_bad_row(known, defect)
         return trades
-
-
-def first_break(trades: list[Trade]) -> int:
-    """Return the first id that is missing between these single trades, or the one behind them."""
-    upto = next((low.last for low, high in itertools.pairwise(trades) if high.last > low.last + 1), None)
-    return 1 + (upto if upto is not None else trades[-1].last if trades else -1)
 
 
 class DayStart(NamedTuple):
