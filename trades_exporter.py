@@ -222,6 +222,13 @@ CONTRACT = {"ctVal": DECIMAL, "ctMult": DECIMAL, "ctType": "[A-Za-z]+"}  # field
 ANY_DECIMALS = 18  # where OKX does not say how fine prices or sizes are
 
 
+def decimals_of(step: object) -> int:
+    """Return how many decimals multiples of a step such as "0.01" have; ANY_DECIMALS where it is no such step."""
+    if not isinstance(step, str) or not re.fullmatch(DECIMAL, step):
+        return ANY_DECIMALS
+    return len(step.partition(".")[2].rstrip("0"))
+
+
 class Instrument(NamedTuple):
     """What the exporter knows of a contract, in OKX's own characters (GET /api/v5/public/instruments)."""
 
@@ -243,13 +250,6 @@ class Instrument(NamedTuple):
             raise BuildFailError(f"Missing required metadata fields: {', '.join(missing)} of {inst_id}")
         decimals = (decimals_of(fields.get("tickSz")), decimals_of(fields.get("lotSz")))
         return cls(inst_id, tuple(values), printable(fields.get("state")), *decimals)
-
-
-def decimals_of(step: object) -> int:
-    """Return how many decimals multiples of a step such as "0.01" have; ANY_DECIMALS where it is no such step."""
-    if not isinstance(step, str) or not re.fullmatch(DECIMAL, step):
-        return ANY_DECIMALS
-    return len(step.partition(".")[2].rstrip("0"))
 
 
 def symbol_canon(inst_id: str) -> str:
@@ -1486,10 +1486,7 @@ def request_failure(exc: Exception) -> tuple[str, bool]:
     """
     if isinstance(exc, BuildFailError | VaultError):
         raise exc
-    unreached = isinstance(exc, OSError | aiohttp.ClientConnectionError) and not isinstance(
-        exc, aiohttp.ClientPayloadError
-    )
-    return reason_of(exc), unreached
+    return reason_of(exc), isinstance(exc, OSError | aiohttp.ClientConnectionError)
 
 
 def system_proxy(url: str) -> str | None:
@@ -1521,6 +1518,7 @@ class Rest:
         self._urls = collections.deque(url.rstrip("/") for url in urls)  # the first is asked
         self._limits = {path: EndpointLimit(limit) for path, limit in REST_LIMITS.items()}
         self._outage = outage
+        self._throttle = LogThrottle()
         self._answered_at = monotonic()
 
     def silent_s(self) -> float:
@@ -1562,7 +1560,7 @@ class Rest:
         """Ask another address of OKX from now on, where there is one and nobody changed it meanwhile."""
         if len(self._urls) > 1 and self._urls[0] == url:
             self._urls.rotate(-1)
-            if url == REST_URLS[0]:
+            if url == REST_URLS[0] and self._throttle.may_log(url):  # or else again and again while neither is reached
                 log.warning(f"Can't reach {url} ({reason}): asking {self._urls[0]}")
 
     async def _ask(self, url: str, query: dict[str, str | int]) -> list[Any]:
@@ -1717,16 +1715,8 @@ class Archive:
             while (rows := next(self._batches, None)) is not None:
                 self._check_rows(rows)
                 await asyncio.sleep(0)  # live trades first
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            ValueError,
-            IndexError,
-            NotImplementedError,
-            RuntimeError,
-        ) as exc:
-            raise ArchiveDamagedError(describe(exc)) from exc
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, IndexError, RuntimeError) as exc:
+            raise ArchiveDamagedError(describe(exc)) from exc  # OSError: an address in the zip that leads nowhere
         if self.first_id < 0:
             raise ArchiveDamagedError("it lists no trades")
         self._batches = self._read()
@@ -1770,19 +1760,18 @@ class Archive:
         self._file.seek(0)
         with zipfile.ZipFile(self._file) as archive:
             members = [info for info in archive.infolist() if info.filename.endswith(".csv")]
-            if len(members) != 1 or members[0].file_size > ARCHIVE_BYTES:
+            if len(members) != 1 or members[0].file_size > ARCHIVE_BYTES:  # more than it says is never unpacked
                 raise ArchiveDamagedError("it does not hold one CSV of a believable size")
+            if members[0].compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+                raise ArchiveDamagedError("it is packed in a way that OKX does not use")
             with archive.open(members[0]) as csv:
                 self._columns = self._find_columns(csv.readline(4096))
-                rest, size = "", 0
+                rest = ""
                 while chunk := csv.read(ARCHIVE_CHUNK):
-                    size += len(chunk)
-                    if size > ARCHIVE_BYTES:
-                        raise ArchiveDamagedError("it is longer than any real one")
                     *lines, rest = (rest + chunk.decode("latin-1")).split("\n")
                     if len(rest) > ARCHIVE_CHUNK:
                         raise ArchiveDamagedError("it has a line without end")
-                    if rows := [line.rstrip("\r").split(",") for line in lines if line]:
+                    if rows := [text.split(",") for line in lines if (text := line.rstrip("\r"))]:
                         yield rows
                 if rest:
                     yield [rest.split(",")]
@@ -2113,6 +2102,12 @@ class Services:
     spawn: Callable[[Coroutine[Any, Any, None]], None]  # runs it beside everything else; its errors end the exporter
 
 
+def first_break(trades: list[Trade]) -> int:
+    """Return the first id that is missing between these single trades, or the one behind them."""
+    upto = next((low.last for low, high in itertools.pairwise(trades) if high.last > low.last + 1), None)
+    return 1 + (upto if upto is not None else trades[-1].last if trades else -1)
+
+
 class Backfill:
     """Asks REST for what a sequence lacks, page by page, and stores it.
 
@@ -2176,12 +2171,6 @@ class Backfill:
             if now - self._bad_since.setdefault(text, now) >= BAD_ROW_S:
                 self._on_bad_row(known, defect)
         return trades
-
-
-def first_break(trades: list[Trade]) -> int:
-    """Return the first id that is missing between these single trades, or the one behind them."""
-    upto = next((low.last for low, high in itertools.pairwise(trades) if high.last > low.last + 1), None)
-    return 1 + (upto if upto is not None else trades[-1].last if trades else -1)
 
 
 class DayStart(NamedTuple):

@@ -14,6 +14,7 @@ from fake_okx import BTC, ETH
 from harness import KEYS, ROOT, SCRIPT, day_path
 
 README = ROOT.joinpath("README.md").read_text("utf-8")
+FOR_TESTERS = ROOT.joinpath("tests/README.md").read_text("utf-8")
 WORKFLOW = ROOT.joinpath(".github/workflows/tests.yml").read_text("utf-8")
 RUN = (
     "python3 -m venv .venv && .venv/bin/python -m pip install -r requirements.txt"
@@ -29,16 +30,16 @@ TEST_ON_WINDOWS = (
 VARIES = "\N{HORIZONTAL ELLIPSIS}"  # stands for what varies in a message
 
 
-def table(title: str) -> list[list[str]]:
+def table(title: str, text: str = README) -> list[list[str]]:
     """Return the cells of the tables whose first column has this title, without the code marks around a cell."""
     rows: list[list[str]] = []
     inside = False
-    for line in README.splitlines():
+    for line in text.splitlines():
         cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
         inside = line.startswith("|") and (inside or cells[0] == title)
         if inside and cells[0] not in (title, "---"):
             rows.append(cells)
-    assert rows, f"README.md has no table {title!r}"
+    assert rows, f"there is no table {title!r}"
     return rows
 
 
@@ -186,6 +187,17 @@ def test_the_files_it_names_are_there(path: str) -> None:
     assert not missing | linked
 
 
+def test_the_table_of_test_files_is_the_folder() -> None:
+    """In both directions, and each file once."""
+    named = re.findall(r"\w+\.py", " ".join(cell for row in table("files", FOR_TESTERS) for cell in row))
+    assert sorted(named) == sorted(path.name for path in ROOT.joinpath("tests").glob("*.py"))
+
+
+def test_the_table_of_sections_is_the_script_s_banners() -> None:
+    banners = re.findall("^# -{20,} (.+)$", SCRIPT.read_text("utf-8"), re.MULTILINE)
+    assert [name.strip() for row in table("section", FOR_TESTERS) for name in row[0].split(",")] == banners
+
+
 def test_the_record_is_one_that_the_script_writes() -> None:
     (record,) = [line.strip() for line in README.splitlines() if line.strip().startswith('{"timestamp_utc"')]
     assert trades_exporter.RECORD.fullmatch(record.encode() + b"\n")
@@ -254,3 +266,15 @@ def test_the_script_reads_from_top_to_bottom() -> None:
         used = [node for node in nodes if isinstance(node, ast.Name) and node.id not in own]
         early += [f"{n.id} in line {n.lineno}" for n in used if defined_at.get(n.id, 0) > (part.end_lineno or 0)]
     assert not early
+
+
+@pytest.mark.parametrize(("kind", "most"), [("function", 40), ("class", 150)])
+def test_nothing_in_the_script_is_too_long_to_be_read_at_once(kind: str, most: int) -> None:
+    kinds = ast.ClassDef if kind == "class" else ast.FunctionDef | ast.AsyncFunctionDef
+    lengths = {
+        f"{node.name} (line {node.lineno})": (node.end_lineno or 0) - node.lineno + 1
+        for node in ast.walk(TREE)
+        if isinstance(node, kinds)
+    }
+    assert len(lengths) > 30
+    assert not {name: lines for name, lines in lengths.items() if lines > most}
