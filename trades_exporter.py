@@ -1,23 +1,30 @@
-"""Record every BTC-USDT-SWAP and ETH-USDT-SWAP trade of OKX into daily JSONL files, and be able to prove it.
+"""Record every BTC-USDT-SWAP and ETH-USDT-SWAP trade of OKX into daily JSONL files, and show that none is missing.
 
     OKX WebSocket "trades" -> validate -> LRU dedup -> sequence, repair over REST
         -> Vault/raw/okx/trades_perps/{INSTID}/{DATE}.jsonl
+    OKX archives and REST -> the past, day by day, behind it
 
 The idea that carries it: the exchange is the write-ahead log. Trade ids rise by one per trade and OKX serves each of
-them over REST for months, so nothing that is only in memory is precious. A file is at any moment a gapless prefix of
-the exchange's own sequence: a push is written when it continues the file, and whatever is missing is fetched in order
-before anything newer is written. A lost message, a reconnect, a restart after `kill -9` and a full disk are one and the
-same case: the next trade does not continue the last stored one.
+them for months, so nothing that is only in memory is precious. A day's file is at any moment a gapless prefix of the
+exchange's own sequence: a push is written when it continues the file, and whatever is missing is fetched in order
+before anything newer of that day is written. A lost message, a reconnect, a restart after `kill -9` and a full disk are
+one and the same case: the next trade does not continue the last stored one.
 
-The sections, each using only what stands above it: settings, errors, instrument, trade, dedup, sequence, repair, vault,
-REST, feed, recorder, verify, audit, exporter, command line. What decides the truth (trade, dedup, sequence, repair) has
-no socket, clock or file in it. Facts about OKX's wire format come from https://www.okx.com/docs-v5/en/.
+What is missing before the present UTC day is put on record as `pending` and fetched in the background. Live capture and
+this history use the same four things: a Sequence (what may be written, what is missing), a Backfill (asks REST for it),
+a TradeWriter (lines on disk) and the gaps file.
+
+The sections, each using only what stands above it: settings, errors and words, instrument, trade, dedup, sequence,
+repair, vault, REST, archives, feed, backfill, recorder, history, verify, audit, exporter, command line. What decides
+the truth (trade, dedup, sequence, repair) has no socket, clock or file in it. Facts about OKX's wire format come from
+https://www.okx.com/docs-v5/en/.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import bisect
 import collections
 import concurrent.futures
@@ -25,8 +32,8 @@ import contextlib
 import dataclasses
 import decimal
 import errno
-import gc
 import gzip
+import hashlib
 import io
 import itertools
 import logging
@@ -36,28 +43,35 @@ import random
 import re
 import shutil
 import signal
+import socket
+import ssl
 import sys
 import tempfile
 import threading
 import time
+import traceback
+import urllib.request
+import zipfile
 import zlib
-from collections.abc import Callable, Container, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Container, Coroutine, Hashable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from time import monotonic
-from typing import Any, BinaryIO, NamedTuple, Self, cast
+from typing import Any, BinaryIO, NamedTuple, Protocol, Self, cast
 from urllib.parse import urlsplit
+
+os.environ.pop(
+    "SSLKEYLOGFILE", None
+)  # virus scanners set it; where that file can't be written, importing aiohttp fails
 
 import aiohttp
 import orjson
 import structlog
 import websockets
 from websockets.client import backoff
-from websockets.frames import Frame, Opcode
-from websockets.protocol import Event
 
 if sys.platform == "win32":
     import ctypes
@@ -67,36 +81,47 @@ else:
 
 # ---------------------------------------------------------------------------------------------------------- settings
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 INSTRUMENTS = ["BTC-USDT-SWAP", "ETH-USDT-SWAP"]
 WS_URL = "wss://ws.okx.com/ws/v5/public"  # port 443; OKX closed port 8443 on 2026-10-31
-REST_URL = "https://openapi.okx.com"
+REST_URLS = ["https://openapi.okx.com", "https://www.okx.com"]  # the second where the first can't be reached
+ARCHIVE_URL = "https://static.okx.com/cdn/okex/traderecords/trades/daily"
+FIRST_DAY = "2021-11-01"  # before it the archives do not name the taker
 HERE = Path(__file__).resolve().parent
 
 DEDUP_KEYS = 10_000  # newest keys per instrument that are known to be stored
-DEDUP_SPARE = 100  # keys by which it may be more, since they leave that many at a time
-LATE_S = 0.25  # a late or shuffled push may arrive within this, before REST is asked
+FALLEN_PUSHES = 10  # so many pushes in a row with newer times and ids that are stored already: the ids fell
+CLOCK_S = 86_400.0  # a trade is never further ahead of this PC's clock and of OKX's
 WAITING_TRADES = 200_000  # pushes that may wait in memory behind repairs, all instruments together
+
+LATE_S = 0.25  # a late or shuffled push may arrive within this, before REST is asked
 LOOKAHEAD_TRADES = 20_000  # trades fetched ahead of ids that OKX does not show: 15 s of REST at its full rate
 PAGE = 100  # trades in a page of history-trades, OKX's maximum
 ROUND_PAGES = 20  # pages asked for at a time: two seconds of OKX's rate limit
 ASK_AGAIN_S = (0.25, 3.75)  # first and longest pause before ids that an answer lacked are asked for again
 ABSENT_ANSWERS, ABSENT_S = 5, 15.0  # so many answers over so long show later ids and not these: they do not exist
-UNREPAIRED_S = 1800.0  # REST helped nobody for so long: gaps go on record and capture goes on
-BAD_ROW_S = 15.0  # a bad row from REST is asked for again for so long before it stops the exporter
-RESET_IDS = 1_000_000  # a push so much lower, with a newer time, may be a reset of OKX's ids
-RESET_CHECK_S = 3.0  # REST is asked at most so often whether the ids were reset
+UNREPAIRED_S = 1800.0  # no answer of REST helped for so long: gaps go on record and capture goes on
+BAD_ROW_S = 15.0  # a bad row from REST is asked for again for so long before it is believed
+MIDNIGHT_S = 900.0  # what is missing from longer before midnight than this is history
+CROSSING_S = 1.0  # times of neighbouring trades may cross at midnight within this
 
-GATHER_S = 0.04  # pushes are gathered for so long before they are taken: a tenth of a second is promised
-READ_BYTES = 32 << 10  # read from the socket at a time
-BURST_BYTES = 16 << 10  # that many at once are a burst, which is taken as it comes
+ARCHIVE_IDS = 5_000  # with so many ids to fetch an archive is quicker than REST
+ARCHIVE_RETRY_S = 600.0  # an archive that can't be had is asked for again after so long
+ARCHIVE_STALL_S = 30.0  # a download that brings nothing for so long has failed
+ARCHIVE_BYTES = 4 << 30  # the longest archive, unpacked, that is believed; real ones stay below 400 MB
+ARCHIVE_CHUNK = 32 << 10  # unpacked and turned into lines at a time: a few ms, so that live trades don't wait
+ARCHIVE_LATE_DAYS = 7  # an archive that is not there so long after its day never comes
+HISTORY_FREE_BYTES = 2 << 30  # with less room on the disk history stops
+HISTORY_WAIT_S = 5.0  # between looks whether it may go on
+
 FLUSH_LINES = 128  # lines go to the file when all that came is taken, or when there are so many
 FSYNC_S = 1.0  # what a power cut can take
-PROBE = ".probe-"  # what begins so is written to see whether anything can be; Windows shows it
+PROBE = ".probe-"  # temporary files begin so: what is written to see whether anything can be, and downloads
 PROBE_BYTES = 256 << 10  # that much room is enough to go on
 RETRY_WRITE_S = 1.0  # pause between attempts to write to a full or vanished disk
-SAY_AGAIN_S = 60.0  # a condition that lasts is logged at most so often
-TAIL_BYTES = 4 << 20  # read from the end of a file at start: more than 10,000 lines
+LOG_AGAIN_S = 60.0  # a condition that lasts is logged at most so often
+TAIL_BYTES = 4 << 20  # read from the end of the newest files at start: more than DEDUP_KEYS lines
+LAST_LINE_BYTES = 64 << 10  # read from the end of each older file
 TORN_BYTES = 64 << 20  # the longest torn end that is believed to be one
 
 REST_TIMEOUT_S = 10.0  # one request, from connecting to the last byte
@@ -105,6 +130,7 @@ REST_WINDOW_S = 2.08  # OKX counts requests per 2 s; the rest is for the jitter 
 LATE_TURN_S = 0.05  # a request that is later than that gets a new turn
 REST_LIMITS = {  # requests in that time and per IP
     "/api/v5/public/instruments": 20,
+    "/api/v5/public/time": 10,
     "/api/v5/market/trades": 100,
     "/api/v5/market/history-trades": 20,
     "/api/v5/market/history-candles": 20,
@@ -112,35 +138,36 @@ REST_LIMITS = {  # requests in that time and per IP
 METADATA_S = 15.0  # REST silent for so long at start: saved metadata will do
 
 CONNECT_S = 10.0  # for the TCP, TLS and WebSocket handshakes together
+NEXT_ADDRESS_S = 0.25  # a host's next address is tried beside one that does not answer within this
 SUBSCRIBE_S = 10.0  # for the acks of all instruments
-SUBSCRIBE_ARGS = 500  # instruments in one request, which may hold 64 KB
 PING_AFTER_S = 20.0  # of silence; OKX cuts a silent connection after 30 s
 WATCH_S = 0.25  # between looks at what has been heard
 PONG_S = 10.0  # for anything at all to arrive after that ping
 INSTRUMENT_SILENT_S = 60.0  # then REST is asked whether there were trades
-REPLACE_S = 10.0  # both connections stay open at most so long after notice 64008
-UPGRADES_APART_S = 1.0  # should notice follow notice: OKX takes three new connections a second
-STEADY_S = 10.0  # a connection that held so long is no flapping one: the next backoff starts afresh
-REJECTED_S = 600.0  # a refused subscription after a reconnect is believed after so long on end
-ON_END_S = 60.0  # refusals further apart are not on end: the PC slept, or nothing could be reached
+NOTICE_S = 60.0  # an upgrade notice (64008) so soon after the last one is ignored
+STEADY_S = 10.0  # a connection that held so long was a good one: the next backoff starts afresh
+REJECTED_S = 600.0  # a refused subscription after a reconnect is believed when it lasts so long without a break
+REJECTIONS_APART_S = 60.0  # refusals further apart are not without a break: the PC slept, or nothing could be reached
 FRAME_BYTES = 2 << 20  # the longest frame that is read; real ones stay below 100 KB
 REJECTIONS = {"60008", "60012", "60013", "60018", "60019", "64001", "64002"}  # of a subscription, for good
 
-LEAVE_S = 2.0  # for the interpreter to end, once all is done
+STOP_S = 4.0  # for everything to be on disk after a signal; then it ends all the same
+LEAVE_S = 0.5  # for threads to end that hang in the system's DNS or in a dead disk
 STATS_S = 60.0
+OLD_TRADE_S = 60.0  # Stats warns where the newest trade is older
 PROGRESS_S = 5.0  # a repair that takes longer says how far it is
 LOG_BYTES, LOG_FILES = 10_000_000, 5
 AUDIT_AFTER_S = 300.0  # a finished day is audited so long after the first line of the next
 AUDIT_PATIENCE_S = 60.0  # for OKX to give candles
-AUDIT_PAUSE_S = 0.01  # of the background audit, after each 1,000 lines
-ID_TAIL_BYTES = 64 << 10  # at the end of a file, in which its last id is looked for
 CANDLES = 300  # in a page of history-candles, OKX's maximum
+AUDIT_PAUSE_S = 0.01  # between pieces of a file that is audited in the background
+ID_TAIL_BYTES = 16 << 10  # read from the end of a day's file to find its last id
 SHOWN = 20  # problems of a kind that are shown, before they are only counted
 UNFINISHED_LINE_S = 2.0  # a last line that an exporter is writing is whole by then
 
 log = structlog.get_logger("trades_exporter")
 
-# ------------------------------------------------------------------------------------------------------------ errors
+# -------------------------------------------------------------------------------------------------- errors and words
 
 
 class BuildFailError(Exception):
@@ -154,21 +181,21 @@ class BuildFailError(Exception):
 
 
 class VaultError(Exception):
-    """The Vault can't be used: exit code 4."""
+    """The Vault or the log file can't be used: exit code 4."""
 
     exit_code = 4
 
 
-class RestError(Exception):
-    """An answer of REST that is no help: busy, limited, broken or HTML."""
+class RequestError(Exception):
+    """A request to OKX failed; the next attempt may succeed."""
 
 
 def unusable(root: Path, exc: OSError) -> VaultError:
-    """Say what to do about a Vault that can't be written."""
+    """Return the error that says what to do about a Vault that can't be written."""
     return VaultError(f"The Vault {root} can't be used: {exc}. Mend that, or name another one with --vault")
 
 
-def shown(value: object, limit: int = 300) -> str:
+def printable(value: object, limit: int = 300) -> str:
     """Return whatever came over the wire, short and on one line, for a message."""
     try:
         text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
@@ -180,7 +207,7 @@ def shown(value: object, limit: int = 300) -> str:
 
 def describe(exc: BaseException) -> str:
     """Say in a few words what went wrong; some exceptions have no text of their own."""
-    return shown(str(exc) or type(exc).__name__, 200)
+    return printable(str(exc) or type(exc).__name__, 200)
 
 
 def on_terminal() -> bool:
@@ -192,14 +219,17 @@ def on_terminal() -> bool:
 
 DECIMAL = r"(?:0*[1-9][0-9]*(?:\.[0-9]+)?|0+\.0*[1-9][0-9]*)"  # plain and positive
 CONTRACT = {"ctVal": DECIMAL, "ctMult": DECIMAL, "ctType": "[A-Za-z]+"}  # fields and their patterns
+ANY_DECIMALS = 18  # where OKX does not say how fine prices or sizes are
 
 
 class Instrument(NamedTuple):
-    """What every record carries about its contract, in OKX's own characters (GET /api/v5/public/instruments)."""
+    """What the exporter knows of a contract, in OKX's own characters (GET /api/v5/public/instruments)."""
 
     inst_id: str
-    contract: tuple[str, ...]  # the values of the fields in CONTRACT
+    contract: tuple[str, ...]  # the values of the fields in CONTRACT, which every record carries
     state: str
+    px_decimals: int = ANY_DECIMALS  # of tickSz
+    sz_decimals: int = ANY_DECIMALS  # of lotSz
 
     @classmethod
     def from_row(cls, inst_id: str, row: object) -> Self:
@@ -211,7 +241,15 @@ class Instrument(NamedTuple):
         ]
         if missing:
             raise BuildFailError(f"Missing required metadata fields: {', '.join(missing)} of {inst_id}")
-        return cls(inst_id, tuple(values), shown(fields.get("state")))
+        decimals = (decimals_of(fields.get("tickSz")), decimals_of(fields.get("lotSz")))
+        return cls(inst_id, tuple(values), printable(fields.get("state")), *decimals)
+
+
+def decimals_of(step: object) -> int:
+    """Return how many decimals multiples of a step such as "0.01" have; ANY_DECIMALS where it is no such step."""
+    if not isinstance(step, str) or not re.fullmatch(DECIMAL, step):
+        return ANY_DECIMALS
+    return len(step.partition(".")[2].rstrip("0"))
 
 
 def symbol_canon(inst_id: str) -> str:
@@ -223,12 +261,12 @@ def symbol_canon(inst_id: str) -> str:
 
 
 class Trade(NamedTuple):
-    """A push of OKX (one or several single trades of one taker order at one price) or a single trade from REST."""
+    """A push of OKX (one or several single trades of one taker order at one price) or a single trade."""
 
     first: int  # id of the first single trade in it
     last: int  # id of the last one: OKX's tradeId
-    counted: bool  # False: `count` was missing or senseless, so `first` is a guess
-    repaired: bool  # from REST
+    counted: bool  # False: `count` was missing or unusable, so `first` is a guess
+    repaired: bool  # a single trade, from REST or an archive
     inst_id: str
     trade_id: str  # OKX's own digits
     ts: str  # ms since 1970, 13 digits
@@ -245,16 +283,16 @@ match_fields = re.compile("\n".join(FIELD_PATTERNS)).fullmatch  # none of them c
 
 
 def trade_defect(row: object) -> str:
-    """Say what is wrong with a row that parse_trade does not take."""
+    """Say what is wrong with a row that parse_trade refuses."""
     fields = row if isinstance(row, dict) else {}
     if missing := [name for name in REQUIRED if name not in fields]:
-        return f"Missing required trade fields: {', '.join(missing)} in {shown(row)}"
+        return f"Missing required trade fields: {', '.join(missing)} in {printable(row)}"
     invalid = [
-        f"{name}={shown(repr(value) if isinstance(value := fields[name], str) else value, 60)}"
+        f"{name}={printable(repr(value) if isinstance(value := fields[name], str) else value, 60)}"
         for name, pattern in zip(REQUIRED, FIELD_PATTERNS, strict=True)
         if not isinstance(fields[name], str) or not re.fullmatch(pattern, fields[name])
     ]
-    return f"Invalid trade field: {', '.join(invalid)} in {shown(row)}"
+    return f"Invalid trade field: {', '.join(invalid)} in {printable(row)}"
 
 
 def parse_trade(row: Any, *, repaired: bool = False) -> Trade:  # noqa: ANN401 - whatever JSON holds
@@ -276,9 +314,7 @@ def parse_trade(row: Any, *, repaired: bool = False) -> Trade:  # noqa: ANN401 -
         covered = int(count) if re.fullmatch("[0-9]{1,19}", str(count)) else 0
         counted = 1 <= covered <= last
         first = last - covered + 1 if counted else last
-    key = f"okx:{inst_id}:{trade_id}"
-    # as Trade(...) does, in a third of the time
-    return tuple.__new__(Trade, (first, last, counted, repaired, inst_id, trade_id, ts, px, sz, side, key))
+    return Trade(first, last, counted, repaired, inst_id, trade_id, ts, px, sz, side, f"okx:{inst_id}:{trade_id}")
 
 
 def parse_rows(inst_id: str, rows: Iterable[Any]) -> tuple[list[Trade], list[tuple[str, BuildFailError]]]:
@@ -289,11 +325,11 @@ def parse_rows(inst_id: str, rows: Iterable[Any]) -> tuple[list[Trade], list[tup
         try:
             trade = parse_trade(row, repaired=True)
             if trade.inst_id != inst_id:
-                raise BuildFailError(f"Unexpected instId: {shown(trade.inst_id)} in {shown(row)}")
+                raise BuildFailError(f"Unexpected instId: {printable(trade.inst_id)} in {printable(row)}")
             trades.append(trade)
         except BuildFailError as exc:
             trade_id = row.get("tradeId") if isinstance(row, dict) else None
-            bad.append((trade_id if isinstance(trade_id, str) else shown(row), exc))
+            bad.append((trade_id if isinstance(trade_id, str) else "", exc))
     return sorted(trades), bad
 
 
@@ -308,10 +344,22 @@ def utc(ts: str) -> str:
     return f"{utc_second(ts[:10])}.{ts[10:]}Z" if ts else ""
 
 
+def utc_day(ts: str) -> str:
+    """Return the UTC day, 2025-12-14, of OKX's milliseconds."""
+    return utc_second(ts[:10])[:10]
+
+
 def milliseconds(timestamp_utc: str) -> str:
-    """Return OKX's 13 digits for a stored timestamp_utc."""
+    """Return OKX's 13 digits for a stored timestamp_utc; nothing for none."""
+    if not timestamp_utc:
+        return ""
     moment = datetime.fromisoformat(timestamp_utc)
     return f"{int(moment.timestamp()):010}{moment.microsecond // 1000:03}"
+
+
+def midnight_of(day: str) -> str:
+    """Return the first millisecond of a UTC day, 13 digits."""
+    return milliseconds(f"{day}T00:00:00.000Z")
 
 
 KEYS = ("timestamp_utc", "exchange", "market", "instId", "symbol_canon", "trade_id", "side", "price", "qty_contracts")
@@ -349,16 +397,15 @@ RECORD = re.compile(
 
 
 class RecentKeys(dict[str, None]):
-    """LRU set of the keys `okx:{instId}:{trade_id}` that are stored: `key in recent`, then `add` or `touch`."""
+    """LRU set of the last DEDUP_KEYS keys `okx:{instId}:{trade_id}` that were stored."""
 
     def add(self, key: str) -> None:
-        """Enter the key of a trade that was written; the oldest ones leave, a few at a time."""
+        """Enter the key of a trade that was written; the oldest is evicted."""
         self[key] = None
-        if len(self) >= DEDUP_KEYS + DEDUP_SPARE:
-            for old in list(itertools.islice(self, DEDUP_SPARE)):
-                del self[old]
+        if len(self) > DEDUP_KEYS:
+            del self[next(iter(self))]
 
-    def touch(self, key: str) -> None:
+    def mark_seen(self, key: str) -> None:
         """Make a key the newest again."""
         del self[key]
         self[key] = None
@@ -366,40 +413,33 @@ class RecentKeys(dict[str, None]):
 
 # ---------------------------------------------------------------------------------------------------------- sequence
 
-
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 GAP_LINE = re.compile(
-    rf'{{"recorded_utc":"{STAMP}","instId":"([^"\\]+)","reason":"(start|absent|unrepaired|pending|horizon|id_reset)"'
-    r',"after_id":"(\d{0,19})","before_id":"(\d{1,20})"'
-    rf',"after_utc":"(?:{STAMP})?","before_utc":"(?:{STAMP})?"}}\n'.encode(),
+    rf'{{"recorded_utc":"{STAMP}","instId":"([^"\\]+)","reason":"(start|absent|unrepaired|pending|horizon)"'
+    rf',"after_id":"(\d{{0,19}})","before_id":"(\d{{1,20}})","after_utc":"((?:{STAMP})?)","before_utc":"((?:{STAMP})?)"}}\n'.encode(),
     re.ASCII,
 )
 
 
 class Gap(NamedTuple):
-    """A range of ids that is not in the files, for the gaps file; both ids exclusive, None where there is none."""
+    """A range of ids that is not in the files, as the gaps file names it."""
 
-    reason: str  # start, absent, unrepaired, horizon, id_reset
-    after_id: int | None
-    before_id: int
-    after_ts: str  # ms, or empty
-    before_ts: str
+    reason: str  # start, absent, unrepaired, pending, horizon
+    after_id: int | None  # exclusive; None: there is none
+    before_id: int  # exclusive
+    after_utc: str  # ISO, of the trades with these ids; empty where it is not known
+    before_utc: str
+
+    @property
+    def first(self) -> int:
+        """Return the lowest id in it."""
+        return 0 if self.after_id is None else self.after_id + 1
 
     def line(self, inst_id: str, recorded_utc: str) -> bytes:
         """Return the line of the gaps file."""
         entry = {"recorded_utc": recorded_utc, "instId": inst_id, "reason": self.reason}
         entry |= {"after_id": "" if self.after_id is None else str(self.after_id), "before_id": str(self.before_id)}
-        return orjson.dumps(entry | {"after_utc": utc(self.after_ts), "before_utc": utc(self.before_ts)}) + b"\n"
-
-    @property
-    def after_utc(self) -> str:
-        """Return the time after which trades are missing, as the gaps file says it."""
-        return utc(self.after_ts)
-
-    @property
-    def before_utc(self) -> str:
-        """Return the time before which trades are missing, as the gaps file says it."""
-        return utc(self.before_ts)
+        return orjson.dumps(entry | {"after_utc": self.after_utc, "before_utc": self.before_utc}) + b"\n"
 
     @classmethod
     def parse(cls, inst_id: str, line: bytes) -> Self | None:
@@ -407,48 +447,84 @@ class Gap(NamedTuple):
         match = GAP_LINE.fullmatch(line)
         if not match or match[1] != inst_id.encode():
             return None
-        entry = orjson.loads(line)
-        after, before, reason = match[3] and int(match[3]), int(match[4]), entry["reason"]
-        if after and after >= before and reason != "id_reset":
-            return None
-        try:
-            times = [utc_text and milliseconds(utc_text) for utc_text in (entry["after_utc"], entry["before_utc"])]
-        except ValueError:  # no such day
-            return None
-        return cls(reason, int(after) if after else None, before, *times)
+        _, reason, after, before, after_utc, before_utc = (group.decode() for group in match.groups())
+        gap = cls(reason, int(after) if after else None, int(before), after_utc, before_utc)
+        return gap if gap.first <= gap.before_id else None
+
+
+class Boundary(NamedTuple):
+    """An edge of an id range: a trade's id and its time (ISO, or empty)."""
+
+    trade_id: int
+    time_utc: str
+
+
+def cut_from_gaps(gaps: Iterable[Gap], reasons: set[str], low: Boundary, high: Boundary) -> list[Gap]:
+    """Take the ids from `low` to `high`, inclusive, out of the gaps with these reasons; leave the other gaps alone."""
+    out = []
+    for gap in gaps:
+        if gap.reason not in reasons or high.trade_id < gap.first or low.trade_id >= gap.before_id:
+            out.append(gap)
+            continue
+        if gap.first < low.trade_id:
+            out.append(gap._replace(before_id=low.trade_id, before_utc=low.time_utc))
+        if high.trade_id < gap.before_id - 1:
+            out.append(gap._replace(after_id=high.trade_id, after_utc=high.time_utc))
+    return out
+
+
+def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
+    """Join gaps that have the same reason and overlap or touch; return all by id.
+
+    `start` gaps stay: each says where a record begins.
+    """
+    out: list[Gap] = []
+    for gap in sorted(gaps, key=lambda gap: (gap.reason, gap.first, gap.after_utc, gap.before_id)):
+        last = out[-1] if out else None
+        apart = last is None or gap.reason != last.reason or gap.first > last.before_id
+        if last is None or apart or (gap.reason == "start" and gap.before_id != last.before_id):
+            out.append(gap)
+        elif gap.before_id > last.before_id:
+            out[-1] = last._replace(before_id=gap.before_id, before_utc=gap.before_utc)
+    return sorted(out, key=lambda gap: (gap.first, gap.before_id))
 
 
 first_id = attrgetter("first")
 
 
+def ids_fell(trade: Trade, last: int, ts: str) -> BuildFailError:
+    """Return the error for a push whose id is not above the stored `last` of the time `ts` (ms), as those before it."""
+    return BuildFailError(
+        f"Trade ids fell: OKX sends {trade.inst_id} {trade.last} of {utc(trade.ts)}, but {last} of {utc(ts)} is stored."
+        " Either OKX counts anew: start with another --vault. Or the last line of the newest file is damaged: mend it"
+    )
+
+
 class Sequence:
     """Decides for one instrument which trades may be written now, in order and once, and which ids are missing.
 
-    Every method that takes trades returns what is to be stored now, in this order: Trades and Gaps. Trades that can't
-    be written yet wait, whether pushes or rows that REST gave ahead of time; whatever lies between them is missing.
+    `offer` and `give_up` return what is to be stored now, in this order: Trades and Gaps. Trades that can't be written
+    yet wait; whatever lies between them, up to the highest id known to exist, is missing.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int = WAITING_TRADES) -> None:
         self.next: int | None = None  # the id that continues the file; None: nothing is stored
         self.ts = ""  # of the last stored trade, ms
-        self.seen = -1  # the highest id known to exist
-        self.seen_ts = ""  # of that trade, ms
-        self.shown_ts = ""  # the time of the trade that showed the present gap, ms
+        self.seen, self.seen_ts = -1, ""  # the highest id known to exist, and its time, ms
         self.waiting: list[Trade] = []  # by id, without overlaps
         self.skipped = 0  # duplicates
-        self.reset_hint: Trade | None = None  # a push that may come from a reset of OKX's ids
-        self._reset_ts = ""  # when OKX's ids were reset: what is older and far higher has ids of before
         self._limit = limit  # pushes that may wait
+        self._fallen = 0  # pushes in a row that had newer times and ids that are stored already
         self._patched = True  # the file's end may hold single trades out of an aggregate of the millisecond `ts`
 
     def restart(self, last: int | None, ts: str) -> None:
-        """Go on behind what is stored. What waits is dropped: it will be missed, and come from REST."""
+        """Go on behind the stored trade `last` of the time `ts` (ms). What waits is dropped: it will be fetched."""
         self.next, self.ts, self._patched = None if last is None else last + 1, ts, True
         self.waiting.clear()
 
     @property
     def last(self) -> int | None:
-        """Return the last stored id, or the last one that was put on record as missing."""
+        """Return the last id that is stored or on record as missing."""
         return None if self.next is None else self.next - 1
 
     @property
@@ -457,20 +533,15 @@ class Sequence:
         return self.next is not None and self.seen >= self.next
 
     def offer(self, trade: Trade) -> Iterable[Trade | Gap]:
-        """Take a push or a row from REST."""
+        """Take a push, or a single trade that was fetched; raise BuildFailError where OKX's ids fell."""
         if trade.first == self.next and not self.waiting and self._continues(trade):
             self._store(trade)
             return (trade,)
         if self.next is None:
             self._store(trade)
-            return Gap("start", None, trade.first, "", trade.ts), trade
+            return Gap("start", None, trade.first, "", utc(trade.ts)), trade
         if trade.last < self.next:
-            if trade.last < self.next - 1 - RESET_IDS and trade.ts > self.ts and not self.reset_hint:
-                self.reset_hint = trade
-            self.skipped += 1
-            return ()
-        if trade.ts < self._reset_ts and trade.last > self.next + RESET_IDS // 2:
-            self.skipped += 1
+            self.skip(trade)
             return ()
         self.note(trade)
         if trade.first == self.next and self._continues(trade) and self.waiting[0].first > trade.last:
@@ -482,10 +553,29 @@ class Sequence:
 
     def note(self, trade: Trade) -> None:
         """Know that a trade exists, whatever becomes of it."""
-        if not self.open:
-            self.shown_ts = trade.ts
+        self._fallen = 0
         if trade.last > self.seen:
             self.seen, self.seen_ts = trade.last, trade.ts
+
+    def skip(self, trade: Trade) -> None:
+        """Count a duplicate; raise BuildFailError where pushes with newer times have nothing but ids stored already."""
+        self.skipped += 1
+        if trade.repaired or not self.last or trade.last > self.last or trade.ts <= self.ts:
+            self._fallen = 0
+            return
+        self._fallen += 1
+        if self._fallen >= FALLEN_PUSHES:
+            raise ids_fell(trade, self.last, self.ts)
+
+    def expect(self, last: int, ts: str) -> None:
+        """Declare that the ids up to `last`, of the time `ts` (ms), are wanted, and none above."""
+        self.seen, self.seen_ts = last, ts
+
+    def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
+        """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest."""
+        self.next, self.ts, self._patched = first, ts, True
+        self.waiting = [trade for trade in self.waiting if trade.first >= first]
+        return self._waited()
 
     def missing(self) -> Iterator[tuple[int, int]]:
         """Yield the ranges of ids that were passed over, or are known to exist, and are not here; lowest first."""
@@ -504,41 +594,32 @@ class Sequence:
         if self.next is None or not self.next <= trade_id <= self.seen:
             return False
         i = bisect.bisect_right(self.waiting, trade_id, key=first_id)
-        return i == 0 or self.waiting[i - 1].last < trade_id
+        return not i or self.waiting[i - 1].last < trade_id
 
-    def give_up(self, upto: int, reason: str, before_ts: str = "") -> list[Trade | Gap]:
+    def give_up(self, upto: int, reason: str) -> list[Trade | Gap]:
         """Put all missing ids up to `upto` on record, and go on behind them."""
         out: list[Trade | Gap] = []
         while (gap := next(self.missing(), None)) and gap[0] <= upto:
             before = min(gap[1], upto) + 1
             waits = bool(self.waiting) and self.waiting[0].first == before
-            ts = self.waiting[0].ts if waits else before_ts or self.seen_ts
-            out.append(Gap(reason, gap[0] - 1, before, self.ts, ts))
+            ts = self.waiting[0].ts if waits else self.seen_ts
+            out.append(Gap(reason, gap[0] - 1 if gap[0] else None, before, utc(self.ts), utc(ts)))
             self.next = before
             out += self._waited()
-        return out
-
-    def reset(self, hint: Trade) -> list[Trade | Gap]:
-        """Start again at lower ids, since REST agrees that OKX's ids were reset; the hint itself comes from REST."""
-        out = self.give_up(self.seen, "id_reset")
-        out.append(Gap("id_reset", self.last, hint.first, self.ts, hint.ts))
-        self.restart(hint.first - 1, hint.ts)
-        self.seen, self.seen_ts, self.shown_ts, self._reset_ts = hint.last, hint.ts, hint.ts, hint.ts
         return out
 
     def _continues(self, trade: Trade) -> bool:
         """Tell whether a push with the right first id is sure not to hold what is stored already.
 
         Taker orders that fill against liquidity of both `source`s may be pushed as two aggregates with interleaved
-        ids, and then one of them seems to begin later than it does; and without a count nothing is known. What is of
-        another millisecond than the last stored trade can't hold that one.
+        ids: one of them seems to begin later than it does; and without a count nothing is known. What is of another
+        millisecond than the last stored trade can't hold that one.
         """
-        single = trade.repaired or (trade.counted and trade.first == trade.last)
-        return single or trade.ts != self.ts or not self._patched
+        return (trade.counted and trade.first == trade.last) or trade.ts != self.ts or not self._patched
 
     def _store(self, trade: Trade) -> None:
         self._patched = trade.repaired or (self._patched and trade.ts == self.ts)
-        self.next, self.ts = trade.last + 1, trade.ts
+        self.next, self.ts, self._fallen = trade.last + 1, trade.ts, 0
 
     def _wait(self, trade: Trade) -> None:
         """Let a trade wait, unless it overlaps others: then neither is believed, and REST gives their ids."""
@@ -575,41 +656,96 @@ class Sequence:
 # ------------------------------------------------------------------------------------------------------------ repair
 
 
+class Evidence:
+    """Counts answers of REST that show the same thing; it is believed of ABSENT_ANSWERS over ABSENT_S or more.
+
+    A claim is anything that can be compared; `now` is any clock that only rises, s.
+    """
+
+    def __init__(self) -> None:
+        self._answers: dict[Hashable, tuple[int, float]] = {}  # by claim: how many, since when
+
+    def add(self, claim: Hashable, now: float) -> None:
+        """Count an answer that shows this."""
+        answers, since = self._answers.get(claim, (0, now))
+        self._answers[claim] = answers + 1, since
+
+    def proves(self, claim: Hashable, now: float) -> bool:
+        """Tell whether this is to be believed."""
+        answers, since = self._answers.get(claim, (0, now))
+        return answers >= ABSENT_ANSWERS and now - since >= ABSENT_S
+
+
+class HoleSearch:
+    """Finds the lowest id that exists at or above `low`, where `high` exists and REST shows nothing near `low`.
+
+    It looks below `high` first, then eight times as far down each time, then halfway: a jump of the ids by a thousand
+    million takes about ten requests.
+    """
+
+    def __init__(self, low: int, high: int) -> None:
+        self.low, self.high = low, high  # REST shows nothing from `low` to where it was asked; `high` exists
+        self._step = PAGE
+
+    def address(self) -> int:
+        """Return the `after` of the page to ask for."""
+        if self._step == PAGE:
+            return self.high + 1
+        return max(self.high - self._step, (self.low + self.high + 1) // 2)
+
+    def learn(self, after: int, ids: list[int]) -> str:
+        """Take the ids, ascending, of that page; return found, lost (REST does not even show `high`) or going on."""
+        above = [trade_id for trade_id in ids if trade_id >= self.low]
+        if not above and self._step == PAGE:
+            return "lost"
+        shows_below = bool(above) and ids[0] < self.low
+        self.low, self.high = (self.low, above[0]) if above else (after, self.high)
+        self._step *= 8
+        return "found" if shows_below or self.high <= self.low else "going on"
+
+
+class Learned(NamedTuple):
+    """What an answer of REST was worth."""
+
+    items: list[Trade | Gap]  # to be stored now
+    helped: bool  # it held a missing trade, or proved something
+
+
 class Repair:
     """Which pages of history-trades close a gap, and what their answers prove. `now` is any clock that only rises, s.
 
     A page is addressed by `after`: it holds the PAGE newest trades with lower ids. Ids not asked for yet are walked
     from the lowest up; ids that an answer lacked are asked for again together with ids above them: an answer that
-    shows those and not these proves something. But for that, a REST that lags looks like one where ids do not exist.
+    shows ids on both sides and not these proves something. But for that, a REST that lags looks like one where ids do
+    not exist, and so does the end of what REST still has.
     """
 
-    def __init__(self, sequence: Sequence, now: float) -> None:
+    def __init__(self, sequence: Sequence, now: float, late_s: float = LATE_S) -> None:
         self.sequence = sequence
-        self.helped_at = now  # when an answer last found a missing trade, or proved something
-        self.settled = -1  # the highest id that was known LATE_S ago: what is missing above may still come late
+        self.settled = -1  # the highest id that was known `late_s` ago: what is missing above may still come late
+        self._late_s = late_s
         self._seen: collections.deque[tuple[float, int]] = collections.deque()  # the highest known id, at times
         self._walked = -1  # ids up to this have been asked for
         self._pages = 1  # to walk in one round; grows with success, so that a jump of the ids costs few requests
         self._walk_at = self._again_at = now  # not before
         self._pause = ASK_AGAIN_S[0]
-        self._search: tuple[int, int, int] | None = None  # see _narrow
-        self._proofs: dict[tuple[int, int], tuple[int, float]] = {}  # missing range: answers that proved it, since when
+        self._search: HoleSearch | None = None
+        self._absent = Evidence()  # of missing ranges
 
-    def plan(self, now: float) -> list[int]:
-        """Return the `after` of the pages to ask for now, in the order to learn from them; none: wait a little."""
-        self._seen.append((now, self.sequence.seen))
-        while len(self._seen) > 1 and self._seen[1][0] <= now - LATE_S:
-            self._seen.popleft()
-        if self._seen[0][0] <= now - LATE_S:
-            self.settled = self._seen[0][1]
+    def next_pages(self, now: float) -> list[int]:
+        """Choose the `after` of the pages to ask for now, in the order to learn from them; none: wait a little."""
+        self._settle(now)
         if not self.sequence.open:
             self._search = None
         if self._search:
-            return [self._search_address()]
+            return [self._search.address()]
         again: list[int] = []
         walk: list[int] = []
         ahead = sum(trade.repaired for trade in self.sequence.waiting)
-        room = min(self._pages, (LOOKAHEAD_TRADES - ahead) // PAGE) if now >= self._walk_at else 0
+        lowest = next(self.sequence.missing(), (0, 0))[0]  # all that waits needs it: there is always room for its page
+        room = max(min(self._pages, (LOOKAHEAD_TRADES - ahead) // PAGE), int(lowest > self._walked))
+        if now < self._walk_at:
+            room = 0
         for low, high in self.sequence.missing():
             if low > self.settled:
                 break
@@ -627,72 +763,136 @@ class Repair:
         self._again_at = now + self._longer_pause()
         return again + walk
 
-    def learn(self, after: int, rows: list[Trade], now: float) -> list[Trade | Gap]:
-        """Take the answer to a page, by id, and return what is to be stored now."""
-        sequence = self.sequence
-        out: list[Trade | Gap] = []
+    def learn(self, after: int, rows: list[Trade], now: float) -> Learned:
+        """Take the answer to a page, by id."""
+        rows = [row for row in rows if row.last < after]  # beyond its reach REST was seen to answer with newer trades
+        items: list[Trade | Gap] = []
+        helped = False
         for row in rows:
-            if sequence.lacks(row.last):
-                out += sequence.offer(row)
-                self.helped_at, self._pause = now, ASK_AGAIN_S[0]
+            if self.sequence.lacks(row.last):
+                items += self.sequence.offer(row)
+                helped, self._pause = True, ASK_AGAIN_S[0]
                 self._again_at = min(self._again_at, now + self._pause)
-        ids = [row.last for row in rows] or [-1]
-        bottom, top = ids[0], ids[-1]
-        if top == after - 1:
+        ids = [row.last for row in rows]
+        if ids and ids[-1] == after - 1:
             self._pages = min(self._pages * 2, ROUND_PAGES)
-        if self._search:
-            if after == self._search_address():
-                self._narrow(after, ids, now)
-        elif top < after - PAGE and sequence.lacks(after - PAGE) and sequence.lacks(after):
-            high = next(high for _, high in sequence.missing() if high >= after)
-            self._search, self._walked, self._pages = (after - PAGE, high + 1, PAGE), after - PAGE - 1, 1
-        self._prove(bottom, top, now)
-        while (gap := next(sequence.missing(), None)) and gap in self._proofs:
-            answers, since = self._proofs[gap]
-            if answers < ABSENT_ANSWERS or now - since < ABSENT_S:
-                break
-            del self._proofs[gap]
-            out += sequence.give_up(gap[1], "absent")
-        return out
+        self._look_for_a_hole(after, ids, now)
+        if ids and self._prove(ids[0], ids[-1], now):
+            helped = True
+        while (gap := next(self.sequence.missing(), None)) and self._absent.proves(gap, now):
+            items += self.sequence.give_up(gap[1], "absent")
+        return Learned(items, helped)
+
+    def _settle(self, now: float) -> None:
+        self._seen.append((now, self.sequence.seen))
+        while len(self._seen) > 1 and self._seen[1][0] <= now - self._late_s:
+            self._seen.popleft()
+        if self._seen[0][0] <= now - self._late_s:
+            self.settled = self._seen[0][1]
 
     def _longer_pause(self) -> float:
         pause, self._pause = self._pause, min(self._pause * 2, ASK_AGAIN_S[1])
         return pause
 
-    def _prove(self, bottom: int, top: int, now: float) -> None:
-        """Count an answer for each missing range that it passes over, between its lowest and its highest id."""
+    def _look_for_a_hole(self, after: int, ids: list[int], now: float) -> None:
+        """Begin a search where a walked page showed none of its ids and more are missing behind it; go on with one."""
+        search, sequence = self._search, self.sequence
+        if search is None:
+            low, top = after - PAGE, ids[-1] if ids else -1
+            if top < low and sequence.lacks(low) and sequence.lacks(after):
+                high = next(high for _, high in sequence.missing() if high >= after)
+                self._search, self._walked, self._pages = HoleSearch(low, high + 1), low - 1, 1
+        elif after == search.address():
+            outcome = search.learn(after, ids)
+            if outcome == "lost":
+                self._search, self._walk_at = None, now + self._longer_pause()
+            elif outcome == "found":
+                self._search, self._walked = None, search.high - 1
+
+    def _prove(self, bottom: int, top: int, now: float) -> bool:
+        """Count an answer for each missing range between its lowest and its highest id; tell whether there was one."""
+        proved = False
         for low, high in self.sequence.missing():
             if low >= top:
                 break
             passed = max(low, bottom + 1), min(high, top - 1)
             if passed[0] <= passed[1]:
-                answers, since = self._proofs.get(passed, (0, now))
-                self._proofs[passed] = answers + 1, since
-                self.helped_at = now
+                self._absent.add(passed, now)
+                proved = True
+        return proved
 
-    def _search_address(self) -> int:
-        """Return where to look next for the lowest existing id from `low` on: near the known one, then halfway."""
-        low, high, step = self._search or (0, 0, 0)
-        return high + 1 if step == PAGE else max(high - step, (low + high + 1) // 2)
 
-    def _narrow(self, after: int, ids: list[int], now: float) -> None:
-        """Search, where a walked page was empty and more ids are missing behind it, for the end of the hole.
+class Patience:
+    """Decides how long REST may fail to help before what is missing goes on record: UNREPAIRED_S, for all instruments.
 
-        The state is (low, high, step): REST shows nothing from `low` to where it was asked, `high` exists. Jumps of a
-        thousand million ids so take about ten requests; where REST only lags, it does not even show `high`.
-        """
-        low, high, step = self._search or (0, 0, 0)
-        above = [trade_id for trade_id in ids if trade_id >= low]
-        if not above and step == PAGE:
-            self._search, self._walk_at = None, now + self._longer_pause()
-            return
-        low, high = (low, above[0]) if above else (after, high)
-        self._search = (low, high, step * 8)
-        if (above and ids[0] < low) or high <= low:
-            self._search, self._walked = None, high - 1
+    `now` is a clock, s, that stands still while the PC sleeps: then REST is not to blame. After giving up, REST is
+    probed until it helps again; meanwhile a gap goes on record as soon as a probe that began after it was found failed.
+    """
+
+    def __init__(self) -> None:
+        self.given_up = False
+        self._repairs: set[str] = set()  # instruments
+        self._helped_at = 0.0
+        self._probed_at = -1.0  # when the last probe that failed began
+
+    @property
+    def repairing(self) -> bool:
+        """Tell whether an instrument needs REST."""
+        return bool(self._repairs)
+
+    def begin(self, inst_id: str, now: float) -> None:
+        """Note that an instrument needs REST."""
+        if not self._repairs:
+            self._helped_at = now
+        self._repairs.add(inst_id)
+
+    def end(self, inst_id: str) -> None:
+        """Note that it does not any more."""
+        self._repairs.discard(inst_id)
+
+    def help(self, now: float) -> None:
+        """Note that an answer helped an instrument."""
+        self._helped_at = now
+
+    def left(self, now: float) -> float:
+        """Return how long REST still has to help, s."""
+        return max(0.0, self._helped_at + UNREPAIRED_S - now)
+
+    def give_up(self) -> bool:
+        """Give REST up; tell whether it was not given up before: then it is to be probed."""
+        was_given_up, self.given_up = self.given_up, True
+        return not was_given_up
+
+    def probe_failed(self, began_at: float) -> None:
+        """Note that REST, asked at this time, did not help."""
+        self._probed_at = began_at
+
+    def has_failed_since(self, found_at: float) -> bool:
+        """Tell whether a gap that was found at this time may go on record at once."""
+        return self.given_up and self._probed_at >= found_at
+
+    def trust_again(self, now: float) -> None:
+        """Note that the probe was answered with what was missed."""
+        self.given_up, self._helped_at = False, now
 
 
 # ------------------------------------------------------------------------------------------------------------- vault
+
+
+class LogThrottle:
+    """Lets a lasting condition be logged at most once in LOG_AGAIN_S, per kind."""
+
+    def __init__(self) -> None:
+        self._logged: dict[str, float] = {}
+
+    def may_log(self, kind: str) -> bool:
+        """Tell whether it is time to log it, and count it as logged then."""
+        now = monotonic()
+        self._logged = {kind: at for kind, at in self._logged.items() if now - at < LOG_AGAIN_S}
+        if kind in self._logged:
+            return False
+        self._logged[kind] = now
+        return True
 
 
 def is_whole(line: bytes) -> bool:
@@ -712,11 +912,15 @@ def whole_lines(block: bytes) -> int:
     return end
 
 
-def cut_torn_end(path: Path) -> bytes:
-    """Cut off what a crash left of a line, and return the whole lines of the file's last few MB."""
-    with path.open("r+b") as file:
+def cut_torn_end(path: Path, tail_bytes: int = TAIL_BYTES, *, sync: bool = True) -> bytes:
+    """Cut off what a crash left of a line, and return the whole lines in the last `tail_bytes` of the file.
+
+    With `sync` the file is fsynced: a process that was killed left that to the system. Raises OSError, and VaultError
+    where the file is not made of lines of JSON.
+    """
+    with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
-        length = min(size, TAIL_BYTES)
+        length = min(size, tail_bytes)
         while True:
             file.seek(size - length)
             block = file.read(length)
@@ -726,10 +930,14 @@ def cut_torn_end(path: Path) -> bytes:
             if length >= TORN_BYTES:
                 raise VaultError(f"{path} does not end in lines of JSON; move it away and start again")
             length = min(size, length * 2)
-        if end < length:
-            file.truncate(size - length + end)
-            log.warning("Torn end cut off, its trades will be fetched again", file=str(path), bytes=length - end)
-        os.fsync(file.fileno())  # a process that was killed left that to the system
+    if sync or end < length:
+        with path.open("r+b") as file:
+            if end < length:
+                file.truncate(size - length + end)
+                log.warning(
+                    "Incomplete last line removed; its trade is fetched again", file=path.name, bytes=length - end
+                )
+            os.fsync(file.fileno())
     return block[block.find(b"\n") + 1 if length < size else 0 : end]
 
 
@@ -771,12 +979,13 @@ class Vault:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.trades = root / "raw/okx/trades_perps"
+        self._lock_path = root / "exporter.lock"
         self._lock: io.FileIO | None = None
 
     def instruments(self) -> list[str]:
         """Return the instruments that the Vault knows."""
         found = {path.name for path in self.trades.glob("*") if path.is_dir()}
-        known = {path.stem for path in (self.root / "meta/okx").glob("*/*.json*")}
+        known = {path.name.partition(".")[0] for path in (self.root / "meta/okx").glob("*/*.json*")}
         return sorted(found | {name for name in known if re.fullmatch(r"[A-Z0-9]+(-[A-Z0-9_]+)+", name)})
 
     def days(self, inst_id: str) -> dict[str, list[Path]]:
@@ -793,14 +1002,10 @@ class Vault:
         return self.root / "meta/okx/gaps" / f"{inst_id}.jsonl"
 
     def gaps(self, inst_id: str) -> list[Gap]:
-        """Return the whole entries of the gaps file."""
+        """Return what the whole lines of the gaps file say."""
         path = self.gaps_path(inst_id)
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         return [gap for line in lines if (gap := Gap.parse(inst_id, line))]
-
-    def resets(self, inst_id: str) -> list[tuple[int, int]]:
-        """Return the low and the high id of each id_reset on record: between these the ids may fall."""
-        return [(gap.before_id, gap.after_id or -1) for gap in self.gaps(inst_id) if gap.reason == "id_reset"]
 
     def instrument_path(self, inst_id: str) -> Path:
         """Return the file of the instrument's metadata."""
@@ -814,37 +1019,68 @@ class Vault:
             return None
 
     def save_instrument(self, inst_id: str, row: object) -> None:
-        """Replace the saved instrument, atomically."""
-        path = self.folder_of(self.instrument_path(inst_id))
-        new = path.with_suffix(".new")
+        """Replace the saved instrument, atomically; raise OSError where that fails."""
+        self.replace(self.instrument_path(inst_id), orjson.dumps(row, option=orjson.OPT_INDENT_2) + b"\n")
+
+    def replace(self, path: Path, content: bytes) -> None:
+        """Replace a file of the Vault atomically, on the disk when this returns; raise OSError where that fails."""
+        new = self.folder_of(path).with_suffix(".new")
         with new.open("wb") as file:
-            file.write(orjson.dumps(row, option=orjson.OPT_INDENT_2) + b"\n")
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
 
     def folder_of(self, path: Path) -> Path:
-        """Make the folder of a file that is to be written; raise OSError where the Vault's drive is gone."""
-        if not (self.root / "raw").is_dir():  # or else a new Vault would be begun in its place
-            raise FileNotFoundError(f"the Vault {self.root} is gone")
+        """Make the folder of a file that is to be written, and return the file's path.
+
+        Raises OSError where the Vault's drive is gone, or else a new Vault would be begun in its place, and VaultError
+        where another exporter may write here.
+        """
+        self.check_lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def free_bytes(self) -> int:
+        """Return how much room the disk has; raise OSError where it is gone."""
+        return shutil.disk_usage(self.root).free
 
     def lock(self) -> None:
         """Hold the Vault until this process ends, however it ends; raise VaultError naming the one that holds it."""
         try:
             (self.root / "raw").mkdir(parents=True, exist_ok=True)
-            self._lock = file = (self.root / "exporter.lock").open("a+b", buffering=0)
+            self._lock = file = self._lock_path.open("a+b", buffering=0)
             if not self._try_lock(file):
                 file.seek(0)
-                holder = shown(file.read(100).strip()) or "another exporter"
+                holder = printable(file.read(100).strip()) or "another exporter"
                 raise VaultError(
-                    f"The Vault {self.root} is held by {holder}; stop that, or name another one with --vault"
+                    f"The Vault {self.root} is in use by {holder}; stop that, or choose another with --vault"
                 )
+            self.check_lock()
             file.truncate(0)
             file.write(f"process {os.getpid()}\n".encode())
         except OSError as exc:
             raise unusable(self.root, exc) from exc
+
+    def check_lock(self) -> None:
+        """Raise VaultError where the lock's file was removed or replaced: another exporter may hold the new one.
+
+        Raises FileNotFoundError where the whole Vault is gone. Windows refuses to remove the open file, and what it
+        says of a file's identity is not reliable on FAT and network drives.
+        """
+        try:
+            if sys.platform == "win32":
+                os.stat(self._lock_path)  # noqa: PTH116 - as below
+                return
+            found, held = os.stat(self._lock_path), os.fstat(self._lock.fileno() if self._lock else -1)  # noqa: PTH116 - once a write: Path is slow
+            if (found.st_ino, found.st_dev) == (held.st_ino, held.st_dev):
+                return
+        except FileNotFoundError as exc:
+            if not (self.root / "raw").is_dir():
+                raise FileNotFoundError(f"the Vault {self.root} is gone") from exc
+        raise VaultError(
+            f"{self._lock_path} was removed or replaced while this exporter held it: stopping, or two would write"
+        )
 
     @staticmethod
     def _try_lock(file: io.FileIO) -> bool:
@@ -861,28 +1097,243 @@ class Vault:
         return True
 
 
+class GapsFile:
+    """An instrument's gaps file: a line is there before what lies behind it is stored, and is kept true afterwards."""
+
+    def __init__(self, vault: Vault, inst_id: str) -> None:
+        self._vault = vault
+        self._inst_id = inst_id
+        self._path = vault.gaps_path(inst_id)
+        self._gaps: list[Gap] = []
+        self._replace = False  # the file says more than what is missing now
+
+    def recover(self) -> None:
+        """Cut off a torn end and read the file; raise OSError where that fails."""
+        if self._vault.folder_of(self._path).exists():
+            cut_torn_end(self._path)
+        self._gaps = self._vault.gaps(self._inst_id)
+
+    def add(self, gaps: list[Gap]) -> None:
+        """Put gaps on record, on the disk when this returns; raise OSError where that fails."""
+        recorded_utc = utc(f"{time.time_ns() // 1_000_000:013}")
+        with self._vault.folder_of(self._path).open("ab") as file:
+            file.writelines(gap.line(self._inst_id, recorded_utc) for gap in gaps)
+            file.flush()
+            os.fsync(file.fileno())
+        self._gaps += gaps
+        for gap in gaps:
+            level = logging.INFO if gap.reason in {"start", "pending"} else logging.WARNING
+            after, before = "" if gap.after_id is None else gap.after_id, gap.before_id
+            log.log(level, "Gap on record", instId=self._inst_id, reason=gap.reason, after_id=after, before_id=before)
+
+    def pending(self) -> list[Gap]:
+        """Return the ranges that are to be fetched, oldest first, without overlaps."""
+        return merge_gaps(gap for gap in self._gaps if gap.reason == "pending")
+
+    def of(self, reason: str) -> list[Gap]:
+        """Return the gaps with this reason."""
+        return [gap for gap in self._gaps if gap.reason == reason]
+
+    def clear(self, reasons: set[str], low: Boundary, high: Boundary) -> None:
+        """Take ids that are stored, or on record otherwise, out of the gaps with these reasons."""
+        self._gaps = merge_gaps(cut_from_gaps(self._gaps, reasons, low, high))
+        self._replace = True
+        self.save()
+
+    def save(self) -> None:
+        """Make the file say what is missing now, if it does not; where that fails the next call tries again."""
+        if not self._replace:
+            return
+        recorded_utc = utc(f"{time.time_ns() // 1_000_000:013}")
+        try:
+            self._vault.replace(self._path, b"".join(gap.line(self._inst_id, recorded_utc) for gap in self._gaps))
+            self._replace = False
+        except OSError as exc:  # Windows, while a reader has the file open
+            log.debug("The gaps file could not be replaced yet", instId=self._inst_id, error=describe(exc))
+
+
 class TradeFiles:
-    """An instrument's day files and gaps file, open for append only. Every method may raise OSError; then recover."""
+    """What is stored of one instrument: the last line of every day. Live capture and history share it."""
 
     def __init__(self, vault: Vault, inst_id: str) -> None:
         self.vault = vault
-        self._inst_id = inst_id
-        self._file: io.FileIO | None = None
-        self._day = ""
+        self.inst_id = inst_id
+        self.gaps = GapsFile(vault, inst_id)
+        self._ends: dict[str, Boundary] = {}  # by day
+
+    def path(self, day: str) -> Path:
+        """Return the file that a day's lines are appended to."""
+        return self.vault.trades / self.inst_id / f"{day}.jsonl"
+
+    def recover(self) -> list[str]:
+        """Cut off torn ends, read the last line of every day, and return the newest dedup keys, oldest first.
+
+        Raises OSError where the Vault can't be written. A compressed day is read only where it can hold a last id that
+        matters: nobody writes to it, and unpacking takes seconds.
+        """
+        self.try_to_write(0)
+        self.gaps.recover()
+        spans = [(gap.after_utc[:10], gap.before_utc[:10]) for gap in self.gaps.pending()]
+        keys: list[str] = []
+        ends: dict[str, Boundary] = {}
+        for day, paths in reversed(self.vault.days(self.inst_id).items()):
+            newest = len(ends) < 2
+            matters = newest or any(low <= day <= high for low, high in spans)
+            lines = [line for path in paths for line in self._tail_of(path, newest=newest, matters=matters)]
+            matches = [match for line in lines if (match := RECORD.fullmatch(line))]
+            if matches:
+                last = matches[-1]
+                ends[day] = Boundary(int(last[5]), orjson.loads(last[0])["timestamp_utc"])
+            elif not matters and day in self._ends:
+                ends[day] = self._ends[day]
+            if newest:
+                keys = [f"okx:{self.inst_id}:{match[5].decode()}" for match in matches[-DEDUP_KEYS:]] + keys
+        self._ends = ends
+        return keys[-DEDUP_KEYS:]
+
+    def _tail_of(self, path: Path, *, newest: bool, matters: bool) -> list[bytes]:
+        """Return the last lines of a file; raise VaultError where one that is written to does not end in a record."""
+        if path.suffix == ".gz":
+            numbered = collections.deque(numbered_lines([path]) if matters else (), DEDUP_KEYS)
+            return [line for _, _, line in numbered]
+        lines = cut_torn_end(path, TAIL_BYTES if newest else LAST_LINE_BYTES, sync=matters).splitlines(keepends=True)
+        if matters and lines and not RECORD.fullmatch(lines[-1]):
+            raise VaultError(f"{path} does not end in a record; mend it, or move it away, and start again")
+        return lines
+
+    def stored(self, day: str, trade: Trade) -> None:
+        """Note that a day's file ends with this trade now."""
+        self._ends[day] = Boundary(trade.last, utc(trade.ts))
+
+    def end_of(self, day: str) -> Boundary:
+        """Return the last trade of a day's file; its id is -1 where there is none."""
+        return self._ends.get(day, Boundary(-1, ""))
+
+    def first(self) -> Boundary | None:
+        """Return the first stored trade; raise OSError where it can't be read."""
+        for paths in self.vault.days(self.inst_id).values():
+            for _, _, line in numbered_lines(paths):
+                if match := RECORD.fullmatch(line):
+                    return Boundary(int(match[5]), orjson.loads(line)["timestamp_utc"])
+        return None
+
+    def newest_day(self) -> str:
+        """Return the newest stored day, or nothing."""
+        return max(self._ends, default="")
+
+    def highest(self, before: int = 1 << 64) -> Boundary | None:
+        """Return the highest stored trade with a lower id."""
+        return max((end for end in self._ends.values() if end.trade_id < before), default=None)
+
+    def live_edge(self) -> Boundary | None:
+        """Return the trade behind which live capture goes on: the highest stored one, or the last that is pending."""
+        end, pending = self.highest(), self.gaps.pending()
+        if pending and (end is None or end.trade_id < pending[-1].before_id - 1):
+            return Boundary(pending[-1].before_id - 1, pending[-1].before_utc)
+        return end
+
+    def try_to_write(self, size: int) -> None:
+        """Raise OSError where so many bytes can't be written; what is tried is gone again, also after a crash."""
+        folder = self.vault.trades / self.inst_id
+        while not folder.exists() and folder != self.vault.root:
+            folder = folder.parent
+        with tempfile.TemporaryFile(prefix=PROBE, dir=folder) as probe:
+            probe.write(bytes(size))
+            probe.flush()
+            os.fsync(probe.fileno())
+
+    async def until_writable(self, throttle: LogThrottle, exc: OSError) -> list[str]:
+        """After a failed write: try every second until there is room, then recover; return the newest dedup keys."""
+        while True:
+            if throttle.may_log("disk"):
+                what = "Can't write to the Vault: trying every second; what is missed is fetched later"
+                log.error(what, instId=self.inst_id, error=describe(exc))
+            await asyncio.sleep(RETRY_WRITE_S)
+            try:
+                self.try_to_write(PROBE_BYTES)
+                return self.recover()
+            except OSError as again:
+                exc = again
+
+
+class TradeWriter:
+    """Turns trades into lines of their days' files, open for append only. Live capture and history have one each.
+
+    Gaps and trades come in the order in which they are to be stored. A trade that does not fit its day's file, since
+    times cross at midnight, is handed to `on_unfit` instead; `on_day` is told before the first line of another day.
+    Methods that write raise OSError; then `abandon` it and recover. They raise VaultError where the lock is lost.
+    """
+
+    def __init__(
+        self,
+        files: TradeFiles,
+        instrument: Instrument,
+        fits: Callable[[str, Trade], bool],
+        on_unfit: Callable[[Trade], None],
+        on_day: Callable[[str], None],
+    ) -> None:
         self.written = 0  # lines
+        self._files = files
+        self._format = RecordFormat(instrument)
+        self._fits, self._on_unfit, self._on_day = fits, on_unfit, on_day
+        self._file: io.FileIO | None = None
+        self._file_day = ""
+        self._day = self._second = ""  # of the newest line
+        self._unfit = False  # trades of this day do not fit
+        self._lines: list[str] = []  # of the day, not yet in the file
+        self._newest: Trade | None = None  # of these lines
         self._unsynced = False
         self._closing = threading.Lock()  # sync runs in a thread
 
-    def append(self, day: str, lines: bytes) -> None:
-        """Write whole lines to the file of their day. A day is on the disk before the next one's first byte."""
-        if self._file is None or day != self._day:
-            self.close()
-            path = self.vault.folder_of(self.vault.trades / self._inst_id / f"{day}.jsonl")
-            self._file, self._day = path.open("ab", buffering=0), day
+    @property
+    def buffered(self) -> bool:
+        """Tell whether there are lines that are not yet in the file."""
+        return bool(self._lines)
+
+    def store(self, items: Iterable[Trade | Gap]) -> None:
+        """Put gaps on record and buffer lines; what is buffered goes to the file before another day's lines."""
+        gaps = [item for item in items if isinstance(item, Gap)]
+        if gaps:  # on the disk before anything behind them
+            self._files.gaps.add(gaps)
+        for item in items:
+            if isinstance(item, Gap):
+                continue
+            second = utc_second(item.ts[:10])
+            if second is not self._second:
+                self._second = second
+                if second[:10] != self._day:
+                    self._turn_day(second[:10], item)
+            if self._unfit:
+                self._on_unfit(item)
+                continue
+            self._lines.append(self._format.line(item, second))
+            self._newest = item
+        if len(self._lines) >= FLUSH_LINES:
+            self.flush()
+
+    def _turn_day(self, day: str, trade: Trade) -> None:
+        self.flush()
+        self._unfit = not self._fits(day, trade)
+        self._day = day
+        if not self._unfit:
+            self._on_day(day)
+
+    def flush(self) -> None:
+        """Hand the buffered lines to the file. A day is on the disk before the next one's first byte."""
+        if not self._lines or self._newest is None:
+            return
+        lines = "".join(self._lines).encode()
+        self._lines.clear()
+        self._files.vault.check_lock()
+        if self._file is None or self._day != self._file_day:
+            self.close_file()
+            path = self._files.vault.folder_of(self._files.path(self._day))
+            self._file, self._file_day = path.open("ab", buffering=0), self._day
         done = 0
         try:
             while done < len(lines):
                 done += self._file.write(lines[done:])
+            self._files.stored(self._day, self._newest)
         except OSError:
             torn = done - (lines.rfind(b"\n", 0, done) + 1)
             with contextlib.suppress(OSError):  # then recover does it
@@ -892,77 +1343,42 @@ class TradeFiles:
             self.written += lines.count(b"\n", 0, done)
             self._unsynced = True
 
-    def append_gaps(self, gaps: list[Gap]) -> None:
-        """Put gaps on record, on the disk when this returns."""
-        recorded_utc = utc(f"{time.time_ns() // 1_000_000:013}")
-        with self.vault.folder_of(self.vault.gaps_path(self._inst_id)).open("ab") as file:
-            file.writelines(gap.line(self._inst_id, recorded_utc) for gap in gaps)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def try_to_write(self, size: int) -> None:
-        """Raise OSError where so many bytes can't be written; what is tried is gone again, also after a crash."""
-        folder = self.vault.trades / self._inst_id
-        while not folder.exists() and folder != self.vault.root:
-            folder = folder.parent
-        with tempfile.TemporaryFile(prefix=PROBE, dir=folder) as probe:
-            probe.write(bytes(size))
-            probe.flush()
-            os.fsync(probe.fileno())
-
     def sync(self) -> None:
         """Put what is new on the disk; the file stays open."""
         with self._closing:
             if self._unsynced and self._file is not None:
                 self._unsynced = False
-                if not os.fstat(self._file.fileno()).st_nlink:
-                    raise FileNotFoundError(f"the file of {self._day} was removed")
-                os.fsync(self._file.fileno())
+                self._fsync(self._file)
 
-    def close(self, *, sync: bool = True) -> None:
-        """Put everything on the disk and close the file."""
+    def close_file(self, *, sync: bool = True) -> None:
+        """Put everything that is in the file on the disk and close it."""
         with self._closing:
             file, self._file = self._file, None
             if file is not None:
                 with file:
                     if sync:
-                        os.fsync(file.fileno())
+                        self._fsync(file)
 
-    def recover(self) -> tuple[int | None, str, list[str]]:
-        """Cut off torn ends; return the last id, its time (ms) and the newest dedup keys, oldest first.
+    def _fsync(self, file: io.FileIO) -> None:
+        if not os.fstat(file.fileno()).st_nlink:  # compressed by a person, say: what was written since is lost
+            raise FileNotFoundError(f"the file of {self._file_day} was removed")
+        os.fsync(file.fileno())
 
-        The two newest days count, since a time may fall while the id rises; the higher id is the last.
-        """
-        self.close(sync=False)
-        self.try_to_write(0)
-        gaps = self.vault.gaps_path(self._inst_id)
-        if self.vault.folder_of(gaps).exists():
-            cut_torn_end(gaps)
-        resets = self.vault.resets(self._inst_id)
-        last, ts = None, ""
-        keys: list[str] = []
-        days = 0
-        for paths in reversed(self.vault.days(self._inst_id).values()):
-            lines = [line for path in paths for line in self._tail_of(path).splitlines(keepends=True)]
-            matches = [match for line in lines[-DEDUP_KEYS:] if (match := RECORD.fullmatch(line))]
-            if not matches:
-                continue
-            keys = [f"okx:{self._inst_id}:{match[5].decode()}" for match in matches] + keys
-            day_last = int(matches[-1][5])
-            if last is None or (day_last > last and not any(low <= last < day_last <= high for low, high in resets)):
-                last, ts = day_last, milliseconds(orjson.loads(matches[-1][0])["timestamp_utc"])
-            days += 1
-            if days == 2:
-                break
-        return last, ts, keys[-DEDUP_KEYS:]
+    def close(self) -> None:
+        """Put everything on the disk, at the end."""
+        try:
+            self.flush()
+            self.close_file()
+        except OSError as exc:
+            text = "The last lines could not be written; they are fetched at the next start"
+            log.error(text, instId=self._files.inst_id, error=describe(exc))
 
-    def _tail_of(self, path: Path) -> bytes:
-        if path.suffix == ".gz":
-            return b"".join(collections.deque((line for _, _, line in numbered_lines([path])), DEDUP_KEYS))
-        lines = cut_torn_end(path)
-        if lines and not RECORD.fullmatch(lines, lines.rfind(b"\n", 0, -1) + 1):
-            raise VaultError(f"{path} does not end in a record; mend it, or move it away, and start again")
-        return lines
+    def abandon(self) -> None:
+        """Drop what is buffered and close the file as it is, after a failed write."""
+        self._lines.clear()
+        self._day = self._second = ""
+        with contextlib.suppress(OSError):
+            self.close_file(sync=False)
 
 
 # -------------------------------------------------------------------------------------------------------------- REST
@@ -974,7 +1390,58 @@ def delays() -> Iterator[float]:
         yield delay * random.uniform(0.7, 1)  # noqa: S311 - no secret
 
 
-class Lane:
+def reason_of(exc: BaseException) -> str:
+    """Say why OKX could not be reached or did not answer, in words that a user knows where there are some."""
+    cause = getattr(exc, "os_error", exc)  # aiohttp wraps what the system said
+    if isinstance(cause, socket.gaierror):
+        return "host not found"
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {printable(cause.verify_message, 80)}"
+    if isinstance(cause, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(cause, TimeoutError):
+        return "no answer in time"
+    if isinstance(exc, RequestError):
+        return str(exc)
+    return f"{type(exc).__name__}: {printable(exc, 120)}" if str(exc) else type(exc).__name__
+
+
+class Outage:
+    """Logs that OKX can't be reached: when it begins, at most once in LOG_AGAIN_S while it lasts, and when it ends."""
+
+    def __init__(self) -> None:
+        self._failing: set[str] = set()  # WebSocket, REST, an endpoint of REST
+        self._failed: set[str] = set()  # all that failed since the outage began
+        self._began_at = 0.0
+        self._throttle = LogThrottle()
+
+    def failed(self, what: str, reason: str, delay_s: float) -> None:
+        """Log that `what` failed, unless that was logged a short while ago."""
+        if not self._failing:
+            self._began_at = monotonic()
+            self._throttle = LogThrottle()
+        self._failing.add(what)
+        self._failed.add(what)
+        if self._throttle.may_log(what):
+            lasts = monotonic() - self._began_at
+            since = f" For {timedelta(seconds=round(lasts))} by now." if lasts >= 1 else ""
+            log.warning(f"{reason}.{since} Next try in {delay_s:.1f} s")
+
+    def works(self, what: str) -> None:
+        """Log the end of the outage, if this was the last thing that failed."""
+        if what not in self._failing:
+            return
+        self._failing.remove(what)
+        if not self._failing:
+            lasted = monotonic() - self._began_at
+            since = f"{datetime.now(UTC) - timedelta(seconds=lasted):%Y-%m-%dT%H:%M:%SZ}"
+            log.info(
+                "OKX can be reached again", what=", ".join(sorted(self._failed)), since=since, took=f"{lasted:.1f}s"
+            )
+            self._failed.clear()
+
+
+class EndpointLimit:
     """The requests to one endpoint: their rate, and a pause after a failure."""
 
     def __init__(self, limit: int) -> None:
@@ -992,64 +1459,132 @@ class Lane:
             if now >= self._paused_until and now < turn_at + LATE_TURN_S:  # after a sleep of the PC all are late
                 return now
 
-    def answered(self) -> None:
+    def succeeded(self) -> None:
         """Forget past failures."""
         self._delays = delays()
 
-    def failed(self, sent_at: float, what: str) -> None:
-        """Pause; requests that were on their way together count as one failure."""
-        if sent_at >= self._paused_until:
-            delay = next(self._delays)
-            self._paused_until = monotonic() + delay
-            log.warning("REST gave no answer of use", what=what, again_in=f"{delay:.1f}s")
+    def failed(self, sent_at: float) -> float:
+        """Pause after a failure of a request sent at this time; return how long, s, or 0 where it pauses already.
+
+        Requests that were on their way together count as one failure.
+        """
+        if sent_at < self._paused_until:
+            return 0.0
+        delay = next(self._delays)
+        self._paused_until = monotonic() + delay
+        return delay
+
+
+def request_failure(exc: Exception) -> tuple[str, bool]:
+    """Decide whether what a request raised is a failed attempt; return why, and whether the host was not reached.
+
+    - BuildFailError and VaultError are ours and fatal: raised again.
+    - RequestError: OKX answered, with an error, a limit, HTML or nonsense. Passing, whatever it says.
+    - Everything else is what aiohttp, ssl, a proxy or the system make of a network that does not work: OSError with
+      timeouts and DNS, ClientError, ValueError and LookupError for redirects to nowhere, UnicodeError for odd names.
+      None of it is known to last, so all of it is passing.
+    """
+    if isinstance(exc, BuildFailError | VaultError):
+        raise exc
+    unreached = isinstance(exc, OSError | aiohttp.ClientConnectionError) and not isinstance(
+        exc, aiohttp.ClientPayloadError
+    )
+    return reason_of(exc), unreached
+
+
+def system_proxy(url: str) -> str | None:
+    """Return the proxy that the system's settings name for a URL, if aiohttp can use it: an HTTP proxy.
+
+    aiohttp's own trust_env would also send passwords of ~/.netrc to OKX.
+    """
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme, "")
+    if not proxy.startswith("http://") or urllib.request.proxy_bypass(parts.hostname or ""):
+        return None
+    return proxy
+
+
+def open_session() -> aiohttp.ClientSession:
+    """Return what REST and archives are asked through; it keeps no cookies."""
+    timeout = aiohttp.ClientTimeout(total=REST_TIMEOUT_S)
+    return aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+
+
+HISTORY_TRADES = "/api/v5/market/history-trades"
 
 
 class Rest:
     """OKX's public REST API: asks until there is an answer, as fast as OKX's limits allow (docs-v5, Public Data)."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, urls: list[str], outage: Outage) -> None:
         self._session = session
-        self._url = url.rstrip("/")
-        self._lanes = {path: Lane(limit) for path, limit in REST_LIMITS.items()}
-        self.answered_at = monotonic()
-        self.failed_at = 0.0  # when the last request without an answer of use was sent
+        self._urls = collections.deque(url.rstrip("/") for url in urls)  # the first is asked
+        self._limits = {path: EndpointLimit(limit) for path, limit in REST_LIMITS.items()}
+        self._outage = outage
+        self._answered_at = monotonic()
+
+    def silent_s(self) -> float:
+        """Return for how long there was no answer, s."""
+        return monotonic() - self._answered_at
 
     async def get(self, path: str, **query: str | int) -> list[Any]:
         """Return the `data` of an answer, however long it takes; an instrument that OKX does not know has none."""
-        lane = self._lanes[path]
         while True:
-            sent_at = await lane.turn()
-            try:
-                data = await self._ask(path, query)
-            # a TimeoutError is an OSError; ValueError: a redirect to nowhere
-            except (RestError, aiohttp.ClientError, OSError, ValueError) as exc:
-                self.failed_at = sent_at
-                lane.failed(sent_at, f"{self._url}{path}: {describe(exc)}")
-            else:
-                self.answered_at = monotonic()
-                lane.answered()
-                return data
+            with contextlib.suppress(RequestError):
+                return await self.try_to_get(path, **query)
 
-    async def _ask(self, path: str, query: dict[str, str | int]) -> list[Any]:
-        async with self._session.get(self._url + path, params=query) as response:
+    async def try_to_get(self, path: str, **query: str | int) -> list[Any]:
+        """Ask once; raise RequestError where that fails. The next request to this endpoint waits a little then."""
+        limit, url, name = self._limits[path], self._urls[0], path.rpartition("/")[2]
+        sent_at = await limit.turn()
+        try:
+            data = await self._ask(url + path, query)
+        except Exception as exc:
+            reason, unreached = request_failure(exc)
+            if unreached:
+                self._try_next_url(url, reason)
+            if delay := limit.failed(sent_at):
+                host = urlsplit(url).hostname
+                text = (
+                    f"Can't reach OKX ({host}: {reason}). Check the internet connection"
+                    if unreached
+                    else f"REST request failed ({name}: {reason})"
+                )
+                self._outage.failed("REST" if unreached else f"REST {name}", text, delay)
+            raise RequestError(reason) from exc
+        self._answered_at = monotonic()
+        limit.succeeded()
+        self._outage.works("REST")
+        self._outage.works(f"REST {name}")
+        return data
+
+    def _try_next_url(self, url: str, reason: str) -> None:
+        """Ask another address of OKX from now on, where there is one and nobody changed it meanwhile."""
+        if len(self._urls) > 1 and self._urls[0] == url:
+            self._urls.rotate(-1)
+            if url == REST_URLS[0]:
+                log.warning(f"Can't reach {url} ({reason}): asking {self._urls[0]}")
+
+    async def _ask(self, url: str, query: dict[str, str | int]) -> list[Any]:
+        async with self._session.get(url, params=query, proxy=system_proxy(url)) as response:
             body = bytearray()
             async for chunk in response.content.iter_any():
                 body += chunk
                 if len(body) > REST_BODY_BYTES:
-                    raise RestError("an answer without end")
+                    raise RequestError("an answer without end")
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
-            raise RestError(f"HTTP {response.status}, not JSON: {shown(bytes(body[:200]), 60)}") from None
+            raise RequestError(f"HTTP {response.status}, not JSON: {printable(bytes(body[:200]), 60)}") from None
         code, message, data = (
             map(answer.get, ("code", "msg", "data")) if isinstance(answer, dict) else (None, answer, None)
         )
         if code == "51001":
             return []
         if response.status != 200 or code != "0" or not isinstance(data, list):
-            raise RestError(f"HTTP {response.status}, code {shown(code, 20)}: {shown(message, 100)}")
+            raise RequestError(f"HTTP {response.status}, code {printable(code, 20)}: {printable(message, 60)}")
         if not data and "instType" in query:
-            raise RestError("an instrument without a row")  # one that does not exist has code 51001
+            raise RequestError("an instrument without a row")  # one that does not exist has code 51001
         return data
 
     async def instrument(self, inst_id: str) -> object:
@@ -1057,13 +1592,30 @@ class Rest:
         rows = await self.get("/api/v5/public/instruments", instType="SWAP", instId=inst_id)
         return next((row for row in rows if isinstance(row, dict) and row.get("instId") == inst_id), None)
 
+    async def time(self) -> str:
+        """Return OKX's clock, ms, 13 digits."""
+        while True:
+            rows = await self.get("/api/v5/public/time")
+            ts = rows[0].get("ts") if rows and isinstance(rows[0], dict) else None
+            if isinstance(ts, str) and re.fullmatch("[0-9]{13}", ts):
+                return ts
+            await asyncio.sleep(ASK_AGAIN_S[1])
+
     async def newest(self, inst_id: str, limit: int) -> list[Trade]:
         """Return the newest single trades, by id; what is no trade is left out."""
         return parse_rows(inst_id, await self.get("/api/v5/market/trades", instId=inst_id, limit=limit))[0]
 
-    async def history(self, inst_id: str, kind: int, after: int) -> list[Any]:
-        """Return PAGE single trades with lower ids (kind 1) or times (kind 2, ms), newest first."""
-        return await self.get("/api/v5/market/history-trades", instId=inst_id, type=kind, after=after, limit=PAGE)
+    async def history(self, inst_id: str, after: int) -> list[Any]:
+        """Return PAGE single trades with lower ids, newest first."""
+        return await self.get(HISTORY_TRADES, instId=inst_id, type=1, after=after, limit=PAGE)
+
+    async def history_before(self, inst_id: str, ts: str) -> list[Any]:
+        """Return PAGE single trades with earlier times than `ts` (ms), newest first."""
+        return await self.get(HISTORY_TRADES, instId=inst_id, type=2, after=ts, limit=PAGE)
+
+    async def try_history(self, inst_id: str, after: int) -> list[Any]:
+        """Do as `history` does, once; raise RequestError where that fails."""
+        return await self.try_to_get(HISTORY_TRADES, instId=inst_id, type=1, after=after, limit=PAGE)
 
     async def candles(self, inst_id: str, start: int, end: int) -> list[Any]:
         """Return the 1-minute candles from `start` up to and without `end` (ms), at most CANDLES, newest first."""
@@ -1071,28 +1623,449 @@ class Rest:
         return await self.get("/api/v5/market/history-candles", instId=inst_id, bar="1m", **page)
 
 
-def rest_session() -> aiohttp.ClientSession:
-    """Return what Rest asks through; it honours the system's proxy, as websockets does."""
-    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REST_TIMEOUT_S), trust_env=True)
+class ExchangeClock:
+    """Tells which trade times can be true: none is more than a day ahead of this PC's clock and of OKX's."""
+
+    def __init__(self, rest: Rest, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        self._rest = rest
+        self._spawn = spawn  # runs a job beside everything else
+        self._ahead_ms = 0  # how far OKX's clock is ahead of this PC's, where it was asked
+        self._limit = ""  # ms
+        self._held: list[tuple[Trade, Callable[[Trade], None]]] = []
+
+    def allows(self, ts: str) -> bool:
+        """Tell whether a trade can have this time (ms)."""
+        if ts > self._limit:
+            now = time.time_ns() // 1_000_000 + max(0, self._ahead_ms)
+            self._limit = f"{now + round(CLOCK_S * 1000):013}"
+        return ts <= self._limit
+
+    async def confirm(self, trade: Trade) -> None:
+        """Ask OKX for its time where the PC's clock does not allow a trade's; raise BuildFailError if both deny it."""
+        if self.allows(trade.ts):
+            return
+        okx, pc = int(await self._rest.time()), time.time_ns() // 1_000_000
+        self._ahead_ms = okx - pc
+        if not self.allows(trade.ts):
+            raise BuildFailError(
+                f"Invalid trade field: ts='{trade.ts}' ({utc(trade.ts)}) is more than a day ahead of this PC's clock"
+                f" and of OKX's, in trade {trade.trade_id} of {trade.inst_id}"
+            )
+        log.warning("This PC's clock is wrong: OKX's is far ahead", okx=utc(f"{okx:013}"), pc=utc(f"{pc:013}"))
+
+    def hold(self, trade: Trade, take: Callable[[Trade], None]) -> None:
+        """Hold a push whose time is not allowed until OKX was asked, then `take` it; too many are dropped."""
+        if len(self._held) < DEDUP_KEYS:
+            self._held.append((trade, take))
+        if len(self._held) == 1:
+            self._spawn(self._release())
+
+    async def _release(self) -> None:
+        """Confirm what is held, then hand it over; raise BuildFailError."""
+        confirmed = 0
+        while confirmed < len(self._held):
+            await self.confirm(self._held[confirmed][0])
+            confirmed += 1
+        held, self._held = self._held, []
+        for trade, take in held:
+            take(trade)
+
+
+# ---------------------------------------------------------------------------------------------------------- archives
+
+ARCHIVE_COLUMNS = ("instrument_name", "trade_id", "side", "price", "size", "created_time")
+ARCHIVE_SPAN_MS = (-8 * 3_600_000, 16 * 3_600_000)  # a UTC+8 day, from the midnight of its UTC date
+ARCHIVE_SLACK_MS = 60_000  # the cut is by id: files were seen to begin 19 s early
+
+
+class ArchiveMissingError(Exception):
+    """OKX has not published this archive, or no longer has it."""
+
+
+class ArchiveDamagedError(Exception):
+    """An archive is not what its name says, or is not whole: none of it is believed."""
+
+
+def plain_number(text: str, decimals: int) -> str:
+    """Return a printed float as REST writes it: 104503 for 104503.0; raise ValueError where it has more decimals."""
+    whole, _, fraction = text.partition(".")
+    fraction = fraction.rstrip("0")
+    if len(fraction) > decimals:
+        raise ValueError(f"{text} has more than {decimals} decimals")
+    return f"{whole}.{fraction}" if fraction else whole
+
+
+class Archive:
+    """A downloaded daily archive: a zip with one CSV of single trades, oldest first (OKX's historical data page)."""
+
+    def __init__(self, file: BinaryIO, instrument: Instrument, day: date) -> None:
+        self.day = day  # a UTC+8 day
+        self.first_id = self.last_id = -1  # what it lists, once it is checked
+        self._file = file
+        self._instrument = instrument
+        self._columns: tuple[int, ...] = ()  # where ARCHIVE_COLUMNS stand
+        self._batches = self._read()
+
+    def close(self) -> None:
+        """Let go of the temporary file."""
+        self._batches.close()
+        self._file.close()
+
+    async def check(self) -> None:
+        """Read all of it once; raise ArchiveDamagedError where it is not to be believed."""
+        try:
+            while (rows := next(self._batches, None)) is not None:
+                self._check_rows(rows)
+                await asyncio.sleep(0)  # live trades first
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            ValueError,
+            IndexError,
+            NotImplementedError,
+            RuntimeError,
+        ) as exc:
+            raise ArchiveDamagedError(describe(exc)) from exc
+        if self.first_id < 0:
+            raise ArchiveDamagedError("it lists no trades")
+        self._batches = self._read()
+
+    def trades(self) -> tuple[list[Trade], list[tuple[int, str]]] | None:
+        """Return the next trades by id, and the ids of bad rows with what is wrong; None at the end."""
+        rows = next(self._batches, None)
+        if rows is None:
+            return None
+        trades: list[Trade] = []
+        bad: list[tuple[int, str]] = []
+        for row in rows:
+            try:
+                trades.append(self._parse(row))
+            except (ValueError, BuildFailError) as exc:
+                bad.append((int(row[self._columns[1]]), f"{exc.args[0]} in {printable(','.join(row))}"))
+        return trades, bad
+
+    def _parse(self, row: list[str]) -> Trade:
+        name, trade_id, side, price, size, ts = (row[column] for column in self._columns)
+        px, sz = plain_number(price, self._instrument.px_decimals), plain_number(size, self._instrument.sz_decimals)
+        fields = {"instId": name, "tradeId": trade_id, "side": side.lower(), "px": px, "sz": sz, "ts": ts}
+        return parse_trade(fields, repaired=True)
+
+    def _check_rows(self, rows: list[list[str]]) -> None:
+        """Raise ArchiveDamagedError where ids do not rise or repeat, or rows are of another instrument or day."""
+        name, trade_id, _, _, _, ts = self._columns
+        ids = [int(row[trade_id]) for row in rows]
+        if ids[0] <= self.last_id or any(a >= b for a, b in itertools.pairwise(ids)):
+            raise ArchiveDamagedError("its ids do not rise, or repeat")
+        self.first_id, self.last_id = self.first_id if self.first_id >= 0 else ids[0], ids[-1]
+        if {row[name] for row in rows} != {self._instrument.inst_id}:
+            raise ArchiveDamagedError("it holds another instrument")
+        midnight = int(midnight_of(str(self.day)))
+        low, high = midnight + ARCHIVE_SPAN_MS[0] - ARCHIVE_SLACK_MS, midnight + ARCHIVE_SPAN_MS[1] + ARCHIVE_SLACK_MS
+        if any(row[ts].isdigit() and not low <= int(row[ts]) <= high for row in rows):
+            raise ArchiveDamagedError("it holds another day")
+
+    def _read(self) -> collections.abc.Generator[list[list[str]], None, None]:
+        """Yield rows as lists of fields, ARCHIVE_CHUNK bytes at a time."""
+        self._file.seek(0)
+        with zipfile.ZipFile(self._file) as archive:
+            members = [info for info in archive.infolist() if info.filename.endswith(".csv")]
+            if len(members) != 1 or members[0].file_size > ARCHIVE_BYTES:
+                raise ArchiveDamagedError("it does not hold one CSV of a believable size")
+            with archive.open(members[0]) as csv:
+                self._columns = self._find_columns(csv.readline(4096))
+                rest, size = "", 0
+                while chunk := csv.read(ARCHIVE_CHUNK):
+                    size += len(chunk)
+                    if size > ARCHIVE_BYTES:
+                        raise ArchiveDamagedError("it is longer than any real one")
+                    *lines, rest = (rest + chunk.decode("latin-1")).split("\n")
+                    if len(rest) > ARCHIVE_CHUNK:
+                        raise ArchiveDamagedError("it has a line without end")
+                    if rows := [line.rstrip("\r").split(",") for line in lines if line]:
+                        yield rows
+                if rest:
+                    yield [rest.split(",")]
+
+    @staticmethod
+    def _find_columns(header: bytes) -> tuple[int, ...]:
+        """Return where ARCHIVE_COLUMNS stand; old headers have Chinese in GBK behind a slash in each name."""
+        names = [
+            field.split(b"/")[0].strip(b'\xef\xbb\xbf" \r\n').decode("latin-1").lower() for field in header.split(b",")
+        ]
+        if not set(ARCHIVE_COLUMNS) <= set(names):
+            raise ArchiveDamagedError(f"its header is {printable(header, 100)}")
+        return tuple(names.index(name) for name in ARCHIVE_COLUMNS)
+
+
+class Archives:
+    """OKX's daily archives: downloads one into a temporary file of the Vault and checks it."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, vault: Vault) -> None:
+        self._session = session
+        self._url = url.rstrip("/")
+        self._vault = vault
+
+    async def fetch(self, instrument: Instrument, day: date) -> Archive:
+        """Return the archive of a UTC+8 day, checked; its file is gone when it is closed, also after a crash.
+
+        Raises ArchiveMissingError, ArchiveDamagedError, and RequestError where it can't be had now.
+        """
+        url = f"{self._url}/{day:%Y%m%d}/{instrument.inst_id}-trades-{day}.zip"
+        file = cast(BinaryIO, tempfile.TemporaryFile(prefix=PROBE, dir=self._vault.root))  # noqa: SIM115 - the archive closes it
+        try:
+            try:
+                await self._download(url, file)
+            except (ArchiveMissingError, ArchiveDamagedError):
+                raise
+            except Exception as exc:
+                raise RequestError(request_failure(exc)[0]) from exc
+            archive = Archive(file, instrument, day)
+            await archive.check()
+        except BaseException:
+            file.close()
+            raise
+        return archive
+
+    async def _download(self, url: str, file: BinaryIO) -> None:
+        timeout = aiohttp.ClientTimeout(connect=REST_TIMEOUT_S, sock_read=ARCHIVE_STALL_S)
+        digest = hashlib.md5(usedforsecurity=False)
+        async with self._session.get(url, timeout=timeout, proxy=system_proxy(url)) as response:
+            if response.status == 404:
+                raise ArchiveMissingError
+            if response.status != 200:
+                raise RequestError(f"HTTP {response.status}")
+            async for chunk in response.content.iter_chunked(ARCHIVE_CHUNK):
+                file.write(chunk)
+                digest.update(chunk)
+                if file.tell() > ARCHIVE_BYTES:
+                    raise RequestError("an answer without end")
+        told = response.headers.get("Content-MD5", "")
+        if told and told != base64.b64encode(digest.digest()).decode():
+            raise ArchiveDamagedError("its checksum is wrong")
 
 
 # -------------------------------------------------------------------------------------------------------------- feed
 
 
-class Seldom:
-    """Lets a lasting condition be said at most once in SAY_AGAIN_S, per kind."""
+def connect_failure(exc: Exception) -> str:
+    """Decide whether what connecting or receiving raised is a failed attempt, and return why.
 
-    def __init__(self) -> None:
-        self._said: dict[str, float] = {}
+    - BuildFailError and VaultError are ours and fatal: raised again.
+    - ConnectionClosed: OKX, the network or we ended a connection. The usual case.
+    - Everything else is what websockets, ssl, a proxy or the system make of a network that does not work: OSError with
+      timeouts and DNS, InvalidHandshake for HTTP errors, ValueError for redirects to nowhere, ImportError for a SOCKS
+      proxy, AttributeError where a proxy closes in the midst of a handshake. All of it is passing.
+    """
+    if isinstance(exc, BuildFailError | VaultError):
+        raise exc
+    return describe(exc) if isinstance(exc, websockets.ConnectionClosed) else reason_of(exc)
 
-    def may_say(self, kind: str) -> bool:
-        """Tell whether it is time to say it."""
+
+class SubscriptionListener(Protocol):
+    """Who hears what becomes of a subscription."""
+
+    def subscribed(self) -> None:
+        """OKX acknowledged every instrument."""
+
+    def rejected(self, what: str, *, final: bool) -> None:
+        """OKX refused the subscription, perhaps for good; raise BuildFailError where that is believed."""
+
+    def upgrade_announced(self) -> bool:
+        """OKX will close the connection soon; return whether to reconnect at once."""
+
+    def odd_frame(self, what: str, frame: bytes) -> None:
+        """OKX sent a frame that is neither a trade nor a known event."""
+
+
+class Subscription:
+    """One WebSocket connection: subscribes to the trades channel, hands over pushes, and sees that something arrives.
+
+    `takers` take the pushes, by instId (docs-v5, WebSocket, Public, Trades channel).
+    """
+
+    def __init__(
+        self,
+        connection: websockets.ClientConnection,
+        takers: dict[str, Callable[[Trade], None]],
+        listener: SubscriptionListener,
+    ) -> None:
+        self.unacked = set(takers)  # instruments whose subscription OKX has not acknowledged
+        self._connection = connection
+        self._takers = takers
+        self._listener = listener
+        self._heard = True  # something arrived since _watch last looked
+        self._reason = ""  # why we ended it
+
+    def cut(self, reason: str) -> None:
+        """End the connection without a word: a half-open one would not answer a polite close."""
+        self._reason = self._reason or reason
+        self._connection.transport.abort()
+
+    async def serve(self) -> str:
+        """Subscribe and take messages until the connection ends; return why it ended."""
+        async with asyncio.TaskGroup() as tasks:
+            watch = tasks.create_task(self._watch())
+            try:
+                return await self._receive()
+            finally:
+                watch.cancel()
+                await self._connection.close()
+
+    async def _receive(self) -> str:
+        args = [{"channel": "trades", "instId": inst_id} for inst_id in self._takers]
+        request = orjson.dumps({"op": "subscribe", "args": args}).decode()
+        try:
+            await self._connection.send(request)
+        except Exception as exc:  # noqa: BLE001 - the outside world
+            return self._reason or connect_failure(exc)
+        while True:
+            try:
+                message = await self._connection.recv(decode=False)
+            except Exception as exc:  # noqa: BLE001 - the outside world
+                return self._reason or connect_failure(exc)
+            self._heard = True
+            self._take(message)
+
+    async def _watch(self) -> None:
+        """End a connection that is silent, or not subscribed in time; ping it when it is quiet."""
+        opened_at = heard_at = monotonic()
+        pinged = False
+        while not self._reason:
+            await asyncio.sleep(WATCH_S)
+            now = monotonic()
+            if self._heard:
+                self._heard, pinged, heard_at = False, False, now
+            if self.unacked and now - opened_at >= SUBSCRIBE_S:
+                self.cut(f"no ack within {SUBSCRIBE_S:.0f}s for {', '.join(sorted(self.unacked)[:5])}")
+            elif now - heard_at >= PING_AFTER_S + PONG_S:
+                self.cut(f"nothing heard for {now - heard_at:.0f}s")
+            elif now - heard_at >= PING_AFTER_S and not pinged:
+                pinged = True
+                with contextlib.suppress(websockets.ConnectionClosed):  # serve sees it as well
+                    await self._connection.send("ping")
+
+    def _take(self, frame: bytes) -> None:
+        """Take a message: the one path from the socket to the file's buffer; raise BuildFailError."""
+        try:
+            message = orjson.loads(frame)
+            rows, channel = message["data"], message["arg"]["channel"]
+        except orjson.JSONDecodeError:
+            if frame != b"pong":
+                self._listener.odd_frame("A frame that is not JSON", frame)
+            return
+        except (KeyError, TypeError):  # no push
+            self._take_event(message if isinstance(message, dict) else {}, frame)
+            return
+        if channel != "trades" or type(rows) is not list:
+            self._listener.odd_frame("A push that is not of the trades channel", frame)
+            return
+        for row in rows:
+            trade = parse_trade(row)
+            take = self._takers.get(trade.inst_id)
+            if take is None:
+                raise BuildFailError(f"Unexpected instId: {printable(trade.inst_id)} in {printable(row)}")
+            take(trade)
+
+    def _take_event(self, message: dict[str, Any], frame: bytes) -> None:
+        """Take an ack, an error or a notice."""
+        event, code, text = (printable(message.get(key)) for key in ("event", "code", "msg"))
+        arg = message.get("arg")
+        inst_id = printable(arg.get("instId")) if isinstance(arg, dict) else ""
+        if event == "subscribe" and inst_id in self.unacked:
+            self.unacked.discard(inst_id)
+            log.info("Subscribed to trades", instId=inst_id)
+            if not self.unacked:
+                self._listener.subscribed()
+        elif event == "error" and self.unacked:
+            self._listener.rejected(f"code {code}, {text}", final=code in REJECTIONS)
+            self.cut(f"subscription failed: code {code}, {text}")
+        elif event == "notice" and code == "64008":
+            if self._listener.upgrade_announced():
+                self.cut("OKX announced an upgrade")
+        else:
+            self._listener.odd_frame("OKX reports an error" if event == "error" else "An unknown event", frame)
+
+
+class Feed:
+    """OKX's WebSocket `trades` channel: connected and subscribed, again and again."""
+
+    def __init__(self, url: str, takers: dict[str, Callable[[Trade], None]], outage: Outage) -> None:
+        self._url = url
+        self._takers = takers
+        self._outage = outage
+        self._throttle = LogThrottle()
+        self._subscription: Subscription | None = None
+        self._subscribed_once = False
+        self._rejected_since = self._rejected_at = -REJECTIONS_APART_S
+        self._noticed_at = -NOTICE_S
+
+    def reconnect(self, reason: str) -> None:
+        """Cut the present connection and open another."""
+        if self._subscription is not None:
+            self._subscription.cut(reason)
+
+    async def stay_connected(self) -> None:
+        """Serve one connection after the other, for ever; raise BuildFailError and VaultError."""
+        pauses = delays()
+        while True:
+            opened_at = monotonic()
+            try:
+                connection = await self._connect()
+            except RequestError as exc:
+                text = f"Not connected to OKX ({urlsplit(self._url).hostname}: {exc}). Check the internet connection"
+            else:
+                self._subscription = subscription = Subscription(connection, self._takers, self)
+                text = f"Disconnected from OKX ({await subscription.serve()})"
+                if monotonic() - opened_at >= STEADY_S and not subscription.unacked:
+                    pauses = delays()
+            delay = next(pauses)
+            self._outage.failed("WebSocket", text, delay)
+            await asyncio.sleep(delay)
+
+    async def _connect(self) -> websockets.ClientConnection:
+        """Open a connection; raise RequestError where that fails."""
+        try:
+            return await websockets.connect(
+                self._url,
+                compression=None,
+                ping_interval=None,
+                open_timeout=CONNECT_S,
+                close_timeout=1,
+                max_size=FRAME_BYTES,
+                happy_eyeballs_delay=NEXT_ADDRESS_S,
+            )
+        except Exception as exc:
+            raise RequestError(connect_failure(exc)) from exc
+
+    def subscribed(self) -> None:
+        """Note that all is well: a refusal after this is believed only when it lasts."""
+        self._subscribed_once, self._rejected_at = True, -REJECTIONS_APART_S
+        self._outage.works("WebSocket")
+
+    def rejected(self, what: str, *, final: bool) -> None:
+        """Raise BuildFailError where OKX refuses for good: at start, or for REJECTED_S without a break."""
         now = monotonic()
-        self._said = {kind: said for kind, said in self._said.items() if now - said < SAY_AGAIN_S}
-        if kind in self._said:
-            return False
-        self._said[kind] = now
-        return True
+        if final:
+            if now - self._rejected_at >= REJECTIONS_APART_S:
+                self._rejected_since = now
+            self._rejected_at = now
+            if not self._subscribed_once or now - self._rejected_since >= REJECTED_S:
+                raise BuildFailError(f"Subscription rejected: {what}")
+
+    def upgrade_announced(self) -> bool:
+        """Tell whether to reconnect before OKX closes the connection; not again and again."""
+        now = monotonic()
+        soon, self._noticed_at = now - self._noticed_at < NOTICE_S, now
+        return not soon
+
+    def odd_frame(self, what: str, frame: bytes) -> None:
+        """Warn of a frame that is no trade; the connection stays."""
+        if self._throttle.may_log(what):
+            log.warning(what, frame=printable(frame[:500], 100))
+
+
+# ---------------------------------------------------------------------------------------------------------- backfill
 
 
 def spawn(tasks: asyncio.TaskGroup, job: Coroutine[Any, Any, None]) -> None:
@@ -1103,506 +2076,942 @@ def spawn(tasks: asyncio.TaskGroup, job: Coroutine[Any, Any, None]) -> None:
         job.close()
 
 
-WHOLE_MESSAGES = {Opcode.TEXT, Opcode.BINARY}
+class AwakeClock:
+    """A clock, s, that stands still while the PC sleeps: a sleep looks like one long pause here."""
 
+    def __init__(self) -> None:
+        self.now = 0.0
 
-class Link(websockets.ClientConnection):
-    """A connection that hands over each frame as it comes from the socket: no queue between socket and file."""
-
-    unacked: set[str]  # instruments whose subscription OKX has not acknowledged
-    unheard: list[str]  # instruments by trades to come before it may replace another link; OKX repeats an old one first
-    replaces: Link | None = None  # until this one is sure to bring everything
-    leaving = False  # another link replaces this one, or has done so
-    heard = True  # something arrived since somebody last looked
-    reason = ""  # why we ended it
-    take_frame: Callable[[bytes], None] | None = None  # its errors reach the event loop's exception handler
-
-    def data_received(self, data: bytes) -> None:
-        """Take a burst as fast as it comes, and single pushes a few at a time: waking up costs more than a trade."""
-        super().data_received(data)
-        if self.take_frame is not None and len(data) < BURST_BYTES:
-            self.transport.pause_reading()
-            self.loop.call_later(GATHER_S, self.transport.resume_reading)
-
-    def process_event(self, event: Event) -> None:
-        """Take a whole message at once; fragments, pings and closing are the library's."""
-        if self.take_frame is not None and type(event) is Frame and event.fin and event.opcode in WHOLE_MESSAGES:
-            self.take_frame(bytes(event.data))
-        else:
-            super().process_event(event)
-
-    def end(self, reason: str) -> None:
-        """Cut the connection; a half-open one would not answer a polite close."""
-        self.reason = self.reason or reason
-        self.transport.abort()
-
-
-class Feed:
-    """OKX's WebSocket `trades` channel: connected and subscribed, again and again (docs-v5, WebSocket, Public)."""
-
-    def __init__(self, url: str, takes: dict[str, Callable[[Trade], None]], tasks: asyncio.TaskGroup) -> None:
-        self._url = url
-        self._takes = takes  # by instId, what takes its pushes
-        self._tasks = tasks
-        self._link: Link | None = None
-        self._subscribed_once = False
-        self._rejected_since = self._rejected_at = -ON_END_S
-        self._replace_at = -UPGRADES_APART_S
-        self._seldom = Seldom()
-
-    def reconnect(self, reason: str) -> None:
-        """Cut the present connection and open another."""
-        if self._link is not None:
-            self._link.end(reason)
-
-    async def stay_connected(self, replaces: Link | None = None) -> None:
-        """Serve one connection after the other; end when another takes over."""
-        pauses = delays()
-        options: dict[str, Any] = {"compression": None, "ping_interval": None, "create_connection": Link}
-        options |= {"open_timeout": CONNECT_S, "close_timeout": 1, "max_size": FRAME_BYTES}
-        if replaces:
-            self._replace_at = max(monotonic(), self._replace_at + UPGRADES_APART_S)
-            await asyncio.sleep(self._replace_at - monotonic())
+    async def run(self) -> None:
+        """Let the clock go on, for ever."""
         while True:
-            opened_at = monotonic()
-            try:
-                self._link = link = cast(Link, await websockets.connect(self._url, **options))
-            # ImportError: a SOCKS proxy; ValueError: a redirect to nowhere
-            except (OSError, ImportError, ValueError, websockets.WebSocketException) as exc:
-                reason = f"can't connect: {describe(exc)}"
-            else:
-                reason = await self._serve(link, replaces)
-                replaces = link.replaces
-                if link.leaving:
-                    log.info("Connection replaced", reason=reason)
-                    if replaces:  # two upgrades in a row
-                        await replaces.close()
-                    return
-                if monotonic() - opened_at >= STEADY_S and not link.unacked:
-                    pauses = delays()
-            delay = next(pauses)
-            log.warning("Not connected to OKX", url=self._url, reason=reason, again_in=f"{delay:.1f}s")
-            await asyncio.sleep(delay)
-
-    async def _serve(self, link: Link, replaces: Link | None) -> str:
-        """Subscribe and take frames until the connection ends; return why it ended."""
-        link.unacked, link.unheard, link.replaces = set(self._takes), [*self._takes] * 2, replaces
-        link.take_frame = partial(self._on_frame, link)
-        link.transport.max_size = READ_BYTES  # type: ignore[attr-defined] # asyncio's own is 256 KB, and stays in memory
-        watch = self._tasks.create_task(self._watch(link))
-        args = [{"channel": "trades", "instId": inst_id} for inst_id in self._takes]
-        try:
-            for i in range(0, len(args), SUBSCRIBE_ARGS):
-                await link.send(orjson.dumps({"op": "subscribe", "args": args[i : i + SUBSCRIBE_ARGS]}).decode())
-            while True:  # fragmented messages
-                self._on_frame(link, await link.recv(decode=False))
-        except websockets.ConnectionClosed as exc:
-            return link.reason or describe(exc)
-        finally:
-            watch.cancel()
-            await link.close()
-
-    async def _watch(self, link: Link) -> None:
-        """End a connection that is silent, or not subscribed in time; ping it when it is quiet."""
-        opened_at = heard_at = monotonic()
-        pinged = False
-        while not link.reason:
+            before = monotonic()
             await asyncio.sleep(WATCH_S)
-            now = monotonic()
-            if link.heard:
-                link.heard, pinged, heard_at = False, False, now
-            if link.unacked and now - opened_at >= SUBSCRIBE_S:
-                link.end(f"no ack within {SUBSCRIBE_S:.0f}s for {', '.join(sorted(link.unacked)[:5])}")
-            elif now - heard_at >= PING_AFTER_S + PONG_S:
-                link.end(f"nothing heard for {now - heard_at:.0f}s")
-            elif link.replaces and not link.unacked and (not link.unheard or now - opened_at >= REPLACE_S):
-                old, link.replaces = link.replaces, None
-                await old.close()
-            elif now - heard_at >= PING_AFTER_S and not pinged:
-                pinged = True
-                with contextlib.suppress(websockets.ConnectionClosed):  # _serve sees it as well
-                    await link.send("ping")
+            self.now += min(monotonic() - before, 4 * WATCH_S)
 
-    def _on_frame(self, link: Link, frame: bytes) -> None:
-        """Take what arrived: the one path from the socket to the file's buffer."""
-        link.heard = True
+
+class DayListener(Protocol):
+    """Who is told about days: the auditor, and the daily look at the metadata."""
+
+    def day_began(self, inst_id: str, day: str) -> None:
+        """Live capture is about to store the first line of a day that is newer than all stored ones."""
+
+    def day_filled(self, inst_id: str, day: str) -> None:
+        """History has stored all of a day."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Services:
+    """What live capture and history of all instruments share."""
+
+    rest: Rest
+    clock: ExchangeClock
+    awake: AwakeClock
+    patience: Patience
+    throttle: LogThrottle
+    days: DayListener
+    spawn: Callable[[Coroutine[Any, Any, None]], None]  # runs it beside everything else; its errors end the exporter
+
+
+class Backfill:
+    """Asks REST for what a sequence lacks, page by page, and stores it.
+
+    A bad row is asked for again for BAD_ROW_S; then `on_bad_row` is told its id (None: that is bad itself) and what is
+    wrong with it.
+    """
+
+    def __init__(
+        self,
+        inst_id: str,
+        services: Services,
+        sequence: Sequence,
+        store: Callable[[Iterable[Trade | Gap]], None],
+        on_bad_row: Callable[[int | None, BuildFailError], None],
+        late_s: float = LATE_S,
+    ) -> None:
+        self.fetched = 0  # trades
+        self.repair = Repair(sequence, monotonic(), late_s)
+        self._inst_id = inst_id
+        self._services = services
+        self._sequence = sequence
+        self._store = store
+        self._on_bad_row = on_bad_row
+        self._bad_since: dict[str, float] = {}
+
+    async def ask(self, pages: list[int], go_on: Callable[[], bool]) -> bool:
+        """Ask for pages all at once and learn from them in order, while `go_on`; return whether an answer helped."""
+        asked = [asyncio.ensure_future(self._services.rest.history(self._inst_id, after)) for after in pages]
+        helped = False
         try:
-            message = orjson.loads(frame)
-            rows, channel = message["data"], message["arg"]["channel"]
-        except orjson.JSONDecodeError:
-            if frame != b"pong":
-                self._odd("A frame that is not JSON", frame)
-            return
-        except (KeyError, TypeError):  # no push
-            self._on_event(link, message if isinstance(message, dict) else {}, frame)
-            return
-        if channel != "trades" or type(rows) is not list:
-            self._odd("A push that is not of the trades channel", frame)
-            return
-        for row in rows:
-            trade = parse_trade(row)
-            take = self._takes.get(trade.inst_id)
-            if take is None:
-                raise BuildFailError(f"Unexpected instId: {shown(trade.inst_id)} in {shown(row)}")
-            if link.replaces is not None and trade.inst_id in link.unheard:
-                link.unheard.remove(trade.inst_id)
-            take(trade)
+            for after, answer in zip(pages, asked, strict=True):
+                trades = await self._good_trades(await answer)
+                if not go_on():
+                    break
+                learned = self.repair.learn(after, trades, monotonic())
+                self._store(learned.items)
+                self.fetched += sum(isinstance(item, Trade) and item.repaired for item in learned.items)
+                helped = helped or learned.helped
+        finally:
+            for answer in asked:
+                answer.cancel()
+        return helped
 
-    def _on_event(self, link: Link, message: dict[str, Any], frame: bytes) -> None:
-        """Take an ack, an error or a notice."""
-        event, code, text = (shown(message.get(key)) for key in ("event", "code", "msg"))
-        arg = message.get("arg")
-        inst_id = shown(arg.get("instId")) if isinstance(arg, dict) else ""
-        if event == "subscribe" and inst_id in link.unacked:
-            link.unacked.discard(inst_id)
-            log.info("Subscribed to trades", instId=inst_id)
-            if not link.unacked:
-                self._subscribed_once, self._rejected_at = True, -ON_END_S
-        elif event == "error" and link.unacked:
-            self._on_rejection(link, f"code {code}, {text}", final=code in REJECTIONS)
-        elif event == "notice" and code == "64008":
-            if not link.leaving:
-                log.info("OKX will close this connection for an upgrade: opening another beside it")
-                link.leaving = True
-                spawn(self._tasks, self.stay_connected(link))
-        else:
-            self._odd("OKX reports an error" if event == "error" else "An event of no known meaning", frame)
+    async def _good_trades(self, rows: list[Any]) -> list[Trade]:
+        """Return an answer's trades by id, up to the first bad row of a missing trade, which is asked for again."""
+        trades, bad = parse_rows(self._inst_id, rows)
+        for trade in trades:
+            try:
+                await self._services.clock.confirm(trade)
+            except BuildFailError as exc:
+                bad.append((trade.trade_id, exc))
+            else:
+                self._bad_since.pop(trade.trade_id, None)
+        for text, defect in bad:
+            known = int(text) if re.fullmatch(FIELD_PATTERNS[3], text) else None
+            if known is not None and not self._sequence.lacks(known):
+                continue
+            cut = known if known is not None else first_break(trades)
+            trades = [trade for trade in trades if trade.last < cut]
+            now = self._services.awake.now
+            if now - self._bad_since.setdefault(text, now) >= BAD_ROW_S:
+                self._on_bad_row(known, defect)
+        return trades
 
-    def _on_rejection(self, link: Link, what: str, *, final: bool) -> None:
-        """Stop where OKX refuses a subscription for good: at start, or for REJECTED_S on end; else try again."""
+
+def first_break(trades: list[Trade]) -> int:
+    """Return the first id that is missing between these single trades, or the one behind them."""
+    upto = next((low.last for low, high in itertools.pairwise(trades) if high.last > low.last + 1), None)
+    return 1 + (upto if upto is not None else trades[-1].last if trades else -1)
+
+
+class DayStart(NamedTuple):
+    """Where a UTC day begins: the trade before its first one (None: REST has none), and its first one."""
+
+    before: Trade | None
+    first: Trade | None  # None: the day has not begun
+
+
+class DayStartSearch:
+    """Finds the first trade of a UTC day over REST. REST lags and forgets: it asks until the answer can be believed."""
+
+    def __init__(self, inst_id: str, rest: Rest, day: str) -> None:
+        self._inst_id = inst_id
+        self._rest = rest
+        self._midnight = midnight_of(day)
+        self._evidence = Evidence()
+
+    async def find(self, known_id: int) -> DayStart:
+        """Return where the day begins; `known_id` is the highest id known to exist, of that day or later.
+
+        A page that shows two neighbouring ids on both sides of midnight is believed. Where they are no neighbours, and
+        where REST has nothing before midnight, ABSENT_ANSWERS over ABSENT_S have to agree.
+        """
+        for pause in itertools.chain(ASK_AGAIN_S[:1] * 3, itertools.repeat(ASK_AGAIN_S[1])):
+            rows = self._rows(await self._rest.history_before(self._inst_id, self._midnight))
+            earlier = [row.last for row in rows if row.ts < self._midnight]
+            if earlier:
+                page = self._rows(await self._rest.history(self._inst_id, earlier[-1] + 1 + PAGE // 2))
+                if start := self._judge(page, known_id):
+                    return start
+            elif await self._rest.history(self._inst_id, known_id + 1) and self._proves(None):
+                return DayStart(None, await self._lowest(known_id))
+            await asyncio.sleep(pause)
+        raise AssertionError  # the loop has no end
+
+    def _rows(self, rows: list[Any]) -> list[Trade]:
+        return parse_rows(self._inst_id, rows)[0]
+
+    def _judge(self, page: list[Trade], known_id: int) -> DayStart | None:
+        """Return the start that a page shows, if it is believed."""
+        before = next((row for row in reversed(page) if row.ts < self._midnight), None)
+        if before is None:
+            return None
+        if before.last >= known_id:
+            return DayStart(before, None)
+        first = next((row for row in page if row.last > before.last), None)
+        if first is None:
+            return None
+        neighbours = first.last == before.last + 1
+        return DayStart(before, first) if neighbours or self._proves((before.last, first.last)) else None
+
+    def _proves(self, claim: Hashable) -> bool:
+        """Count an answer that shows this; tell whether it is to be believed."""
+        self._evidence.add(claim, monotonic())
+        return self._evidence.proves(claim, monotonic())
+
+    async def _lowest(self, known_id: int) -> Trade | None:
+        """Return the lowest trade that REST has."""
+        search, lowest = HoleSearch(0, known_id), None
+        outcome = ""
+        while outcome not in {"found", "lost"}:
+            after = search.address()
+            rows = [row for row in self._rows(await self._rest.history(self._inst_id, after)) if row.last < after]
+            lowest = min([*rows, *([lowest] if lowest else [])], default=None)
+            outcome = search.learn(after, [row.last for row in rows])
+            if 0 < len(rows) < PAGE:  # there is nothing below
+                break
+        return lowest
+
+
+class Progress:
+    """What the log says of a live repair, from the first request on."""
+
+    def __init__(self, inst_id: str, sequence: Sequence, throttle: LogThrottle) -> None:
+        self._inst_id = inst_id
+        self._sequence = sequence
+        self._began_at = self._logged_at = monotonic()
+        ranges = list(sequence.missing())
+        self._ids = {"instId": inst_id, "after_id": ranges[0][0] - 1, "before_id": ranges[-1][1] + 1}
+        self._log_end = throttle.may_log(
+            f"gap of {inst_id} after {ranges[0][0]}"
+        )  # a full disk brings one again and again
+        if self._log_end:
+            log.warning("Gap found", **self._ids, missing=sum(high - low + 1 for low, high in ranges))
+
+    def log(self, fetched: int) -> None:
+        """Say how far it is, every PROGRESS_S; `fetched` trades are stored."""
         now = monotonic()
-        if final:
-            if now - self._rejected_at >= ON_END_S:
-                self._rejected_since = now
-            self._rejected_at = now
-            if not self._subscribed_once or now - self._rejected_since >= REJECTED_S:
-                raise BuildFailError(f"Subscription rejected: {what}")
-        link.end(f"subscription failed: {what}")
+        if now - self._logged_at >= PROGRESS_S and self._sequence.open:
+            self._logged_at = now
+            took = now - self._began_at
+            missing = sum(high - low + 1 for low, high in self._sequence.missing())
+            share = fetched / (fetched + missing)
+            eta = timedelta(seconds=round(took / share - took)) if share > 0.0001 else "unknown"
+            log.info(f"Backfill {self._inst_id} {share:.0%}", fetched=fetched, missing=missing, eta=str(eta))
 
-    def _odd(self, what: str, frame: bytes) -> None:
-        """Warn of a frame that is no trade; the connection stays."""
-        if self._seldom.may_say(what):
-            log.warning(what, frame=shown(frame[:500]))
+    def end(self, fetched: int) -> None:
+        """Say that it is closed."""
+        log.info("Gap repaired", **self._ids, fetched=fetched, took=f"{monotonic() - self._began_at:.1f}s")
 
 
 # ---------------------------------------------------------------------------------------------------------- recorder
 
 
-@dataclasses.dataclass
-class Desk:
-    """What the recorders share."""
+class LiveCapture(Protocol):
+    """What a live repair needs of the recorder."""
 
-    spawn: Callable[[Coroutine[Any, Any, None]], object]  # runs it beside everything else; its errors end the exporter
-    instruments: int
-    backfill_ms: int  # how far back gaps are repaired
-    day_finished: Callable[[str, str], None]  # takes instId and the finished day after the first line of the next
-    seldom: Seldom = dataclasses.field(default_factory=Seldom)
-    repairing: set[str] = dataclasses.field(default_factory=set)  # instIds
-    awake_s: float = 0.0  # a clock that stands still while the PC sleeps: then REST is not to be blamed
-    helped_at: float = 0.0  # of that clock, when REST last closed a gap or proved one, or was first needed
-    given_up: bool = False  # it helped nobody for UNREPAIRED_S
+    @property
+    def failed(self) -> bool:
+        """Tell whether the last write failed: then the repair ends."""
 
-    async def stay_awake(self) -> None:
-        """Let the clock go on; a sleep of the PC looks like one long pause here."""
-        while True:
-            before = monotonic()
-            await asyncio.sleep(WATCH_S)
-            self.awake_s += min(monotonic() - before, 4 * WATCH_S)
+    def store(self, items: Iterable[Trade | Gap]) -> None:
+        """Store what the sequence lets through."""
+
+    def leave_to_history(self, first: int, ts: str) -> None:
+        """Put what is missing below the id `first`, of the time `ts` (ms), on record as pending, and go on there."""
 
 
-class Progress:
-    """What the log says of a repair, from the first request on."""
+class LiveRepair:
+    """Asks REST for what live capture lacks, round after round, until nothing is missing of the live trades' day."""
 
-    def __init__(self, sequence: Sequence, inst_id: str, seldom: Seldom, now: float) -> None:
-        self._sequence = sequence
+    def __init__(self, inst_id: str, sequence: Sequence, services: Services, capture: LiveCapture) -> None:
         self._inst_id = inst_id
-        self._started_at = self._said_at = now
-        self.fetched = 0
-        ranges = list(sequence.missing())
-        self._ids = {"instId": inst_id, "after_id": ranges[0][0] - 1, "before_id": ranges[-1][1] + 1}
-        if seldom.may_say(f"gap of {inst_id} after {ranges[0][0]}"):  # a full disk brings the same one again and again
-            log.warning("Gap found", **self._ids, missing=sum(high - low + 1 for low, high in ranges))
+        self._sequence = sequence
+        self._services = services
+        self._capture = capture
+        self._fetched = 0
+        self._begin()
 
-    def say(self, now: float) -> None:
-        """Say how far it is, every PROGRESS_S."""
-        if now - self._said_at >= PROGRESS_S and self._sequence.open:
-            self._said_at = now
-            took = now - self._started_at
-            missing = sum(high - low + 1 for low, high in self._sequence.missing())
-            share = self.fetched / (self.fetched + missing)
-            eta = timedelta(seconds=round(took / share - took)) if share > 0.0001 else "unknown"
-            log.info(f"Backfill {self._inst_id} {share:.0%}", fetched=self.fetched, missing=missing, eta=str(eta))
+    def _begin(self) -> None:
+        """Look at what is missing as if for the first time."""
+        self._backfill = Backfill(self._inst_id, self._services, self._sequence, self._capture.store, self._refuse)
+        self._progress: Progress | None = None
 
-    def end(self, now: float) -> None:
-        """Say that it is closed."""
-        ids = self._ids | {"before_id": self._sequence.next}
-        log.info("Gap repaired", **ids, fetched=self.fetched, took=f"{now - self._started_at:.1f}s")
+    async def run(self) -> None:
+        """Repair until nothing is missing or a write fails; raise BuildFailError where REST's rows stay bad."""
+        patience, awake, sequence = self._services.patience, self._services.awake, self._sequence
+        found_at = awake.now
+        patience.begin(self._inst_id, awake.now)
+        try:
+            while sequence.open and not self._capture.failed:
+                pages = self._backfill.repair.next_pages(monotonic())
+                left = patience.left(awake.now)
+                if not pages or (patience.given_up and not patience.has_failed_since(found_at)):
+                    await asyncio.sleep(LATE_S / 5)
+                elif patience.given_up or not left:
+                    self._give_up()
+                else:
+                    with contextlib.suppress(TimeoutError):  # after a sleep of the PC it comes too early
+                        async with asyncio.timeout(left):
+                            await self._fetch(pages)
+            if self._progress and not self._capture.failed:
+                self._progress.end(self._backfill.fetched)
+        finally:
+            patience.end(self._inst_id)
+
+    async def _fetch(self, pages: list[int]) -> None:
+        """Find out where the day begins if more than the day is missing, or ask for pages."""
+        if self._reaches_past():
+            await self._find_day()
+            return
+        self._progress = self._progress or Progress(self._inst_id, self._sequence, self._services.throttle)
+        if await self._backfill.ask(pages, lambda: self._sequence.open and not self._capture.failed):
+            self._services.patience.help(self._services.awake.now)
+        self._progress.log(self._backfill.fetched)
+
+    def _midnight(self) -> str:
+        return midnight_of(utc_day(self._sequence.seen_ts))
+
+    def _reaches_past(self) -> bool:
+        """Tell whether what is missing reaches back over midnight for so long that it is history."""
+        sequence = self._sequence
+        return sequence.last == -1 or int(sequence.ts or 0) < int(self._midnight()) - MIDNIGHT_S * 1000
+
+    async def _find_day(self) -> None:
+        """Leave to history what is missing before the day of the newest known trade."""
+        sequence, midnight = self._sequence, self._midnight()
+        search = DayStartSearch(self._inst_id, self._services.rest, utc_day(sequence.seen_ts))
+        start = await search.find(sequence.seen)
+        if self._capture.failed or self._midnight() != midnight:
+            return
+        if start.first:
+            self._services.patience.help(self._services.awake.now)
+            self._capture.leave_to_history(start.first.first, start.first.ts)
+            self._begin()
+        elif start.before and start.before.last >= sequence.seen:  # the newest push had a wrong time, of tomorrow
+            sequence.expect(sequence.seen, start.before.ts)
+
+    def _give_up(self) -> None:
+        """Put on record what is missing, but for what may still come late; what is of earlier days becomes pending."""
+        sequence, settled = self._sequence, self._backfill.repair.settled
+        if self._services.patience.give_up():
+            self._services.spawn(self._probe(sequence.seen, sequence.seen_ts))
+        if self._reaches_past():
+            midnight = self._midnight()
+            first = next(((trade.first, trade.ts) for trade in sequence.waiting if trade.ts >= midnight), None)
+            self._capture.leave_to_history(*(first or (sequence.seen + 1, sequence.seen_ts)))
+        self._capture.store(sequence.give_up(settled, "unrepaired"))
+        self._begin()
+
+    async def _probe(self, trade_id: int, ts: str) -> None:
+        """Keep asking REST until it shows a trade with this id or time, or later; then gaps are repaired again."""
+        patience, awake = self._services.patience, self._services.awake
+        while True:
+            began_at = awake.now
+            with contextlib.suppress(RequestError):
+                rows = parse_rows(self._inst_id, await self._services.rest.try_history(self._inst_id, trade_id + 1))[0]
+                if any(row.last >= trade_id or row.ts >= ts for row in rows):
+                    break
+            patience.probe_failed(began_at)
+            await asyncio.sleep(ASK_AGAIN_S[1])
+        patience.trust_again(awake.now)
+        log.info("REST is back; repairs resume")
+
+    @staticmethod
+    def _refuse(trade_id: int | None, exc: BuildFailError) -> None:
+        what = "a trade" if trade_id is None else f"trade {trade_id}"
+        raise BuildFailError(f"{exc.args[0]} (REST keeps sending {what} so; one start with --since now passes over it)")
 
 
 class Recorder:
-    """One instrument's way from a push to the file: dedup, sequence, repair, day files."""
+    """One instrument's live capture: from a push to the file, and the repair of what is missing of the present day.
 
-    def __init__(self, instrument: Instrument, vault: Vault, rest: Rest, desk: Desk) -> None:
-        self.instrument = instrument
+    What is missing before the live trades' day, by more than MIDNIGHT_S, goes on record as pending, and
+    `on_pending` is called: that is history.
+    """
+
+    def __init__(
+        self, instrument: Instrument, files: TradeFiles, services: Services, on_pending: Callable[[], None], since: str
+    ) -> None:
         self.inst_id = instrument.inst_id
-        self.files = TradeFiles(vault, self.inst_id)
-        self.sequence = Sequence(max(1, WAITING_TRADES // desk.instruments))
-        self.recent = RecentKeys()
+        self.sequence = Sequence(max(1, WAITING_TRADES // len(INSTRUMENTS)))
         self.failed = False  # the last write failed: pushes are dropped until the file is recovered, and fetched then
-        self.received = self.repaired = 0  # pushes; single trades from REST
-        self.received_before = self.written_before = 0  # when they were last looked at
-        self.heard_at = monotonic()  # about when the last push came
-        self._format = RecordFormat(instrument)
-        self._rest = rest
-        self._desk = desk
-        self._newest_day = next(reversed(vault.days(self.inst_id)), "")
-        self._day = self._second = ""  # of the newest line
-        self._lines: list[str] = []  # of the day, not yet in the file
-        self._reset_check_at = 0.0  # not before
-        self._reset_checks = 0
-        self._bad_rows: dict[str, float] = {}  # from REST, since when
+        self.repaired = 0  # single trades from REST
+        self.heard_at = monotonic()  # when the last push came
+        self.writer = TradeWriter(files, instrument, self._fits, self._on_unfit, self._on_day)
+        self._files = files
+        self._services = services
+        self._on_pending = on_pending
+        self._since = since  # a UTC day, `now`, or nothing
+        self._first_push = True
+        self._recent = RecentKeys()
+        self._flush_due = self._repairing = False
 
     def recover(self) -> None:
-        """Go on behind what is stored, at start and after a failed write; raise OSError where that fails."""
-        self._lines.clear()
-        last, ts, keys = self.files.recover()
-        self.recent.clear()
-        self.recent.update(dict.fromkeys(keys))
-        self.sequence.restart(last, ts)
+        """Go on behind what is stored, at start; raise OSError where that fails."""
+        self._go_on(self._files.recover())
+
+    def _go_on(self, keys: list[str]) -> None:
+        """Go on behind the highest stored id, or behind the highest pending range; `keys`: newest dedup keys."""
+        end = self._files.live_edge()
+        if end is None and self._since not in {"", "now"}:
+            end = Boundary(-1, utc(midnight_of(self._since)))  # nothing is stored, and not even the lowest id is known
+        self.sequence.restart(end.trade_id if end else None, milliseconds(end.time_utc) if end else "")
+        self._recent.clear()
+        self._recent.update(dict.fromkeys(keys))
         self.failed = False
 
     def take(self, trade: Trade) -> None:
-        """Take a push."""
-        self.received += 1
-        sequence = self.sequence
-        if trade.key in self.recent:
-            self.recent.touch(trade.key)
-            sequence.skipped += 1
+        """Take a push; raise BuildFailError and VaultError."""
+        self.heard_at = monotonic()
+        if not self._services.clock.allows(trade.ts):
+            self._services.clock.hold(trade, self.take)
+            return
+        if trade.key in self._recent:
+            self._recent.mark_seen(trade.key)
+            self.sequence.skip(trade)
         elif self.failed:
-            sequence.note(trade)
+            self.sequence.note(trade)
         else:
-            self.store(sequence.offer(trade))
-            if sequence.open or sequence.reset_hint:
-                self._start_repair()
+            self.store(self.sequence.offer(trade))
+        if self._first_push:
+            self._end_first_push(trade)
+        if self.sequence.open and not self._repairing and not self.failed:
+            self._repair()
 
-    def store(self, items: Iterable[Trade | Gap]) -> None:
-        """Turn what the sequence lets through into lines, and see to it that they reach the file soon."""
-        gaps: list[Gap] = []
-        for item in items:
-            if self.failed:
-                return
-            if isinstance(item, Gap):
-                if not gaps:
-                    gaps = [item for item in items if isinstance(item, Gap)]
-                    self._store_gaps(gaps)
-                continue
-            second = utc_second(item.ts[:10])
-            if second is not self._second:
-                self._second = second
-                if second[:10] != self._day:
-                    self._turn_day(second[:10])
-                    if self.failed:
-                        return
-            if not self._lines:
-                asyncio.get_running_loop().call_soon(self.flush)  # when all that came together is taken
-            self._lines.append(self._format.line(item, second))
-            self.recent.add(item.key)
-            if item.repaired:
-                self.repaired += 1
-        if len(self._lines) >= FLUSH_LINES:
-            self.flush()
+    def _end_first_push(self, trade: Trade) -> None:
+        """Log the first push of this run; with --since now, what was missed before it goes on record."""
+        self._first_push = False
+        log.info("First trade", instId=self.inst_id, trade_id=trade.trade_id, time=utc(trade.ts))
+        if self._since == "now":
+            self.store(self.sequence.give_up(trade.first - 1, "horizon"))
 
-    def flush(self) -> None:
-        """Hand the lines to the file."""
+    def leave_to_history(self, first: int, ts: str) -> None:
+        """Put what is missing below the id `first`, of the time `ts` (ms), on record as pending, and go on there.
+
+        Where nothing is stored and the record is to begin with this day, it begins here.
+        """
+        sequence = self.sequence
+        after_id = None if sequence.last in {None, -1} else sequence.last
+        gap = Gap("pending", after_id, first, utc(sequence.ts), utc(ts))
+        if after_id is None and sequence.ts >= midnight_of(utc_day(ts)):
+            gap = Gap("start", None, first, "", utc(ts))
         try:
-            self._write()
-        except OSError as exc:
-            self.fail(exc)
-
-    def close(self) -> None:
-        """Put everything on the disk, at the end."""
-        try:
-            self._write()
-            self.files.close()
-        except OSError as exc:
-            log.error("The last lines are not written; they will be fetched", instId=self.inst_id, error=describe(exc))
-
-    def fail(self, exc: OSError) -> None:
-        """Leave a file that can't be written, and recover it when there is room again."""
-        self._lines.clear()
-        if self._desk.seldom.may_say("disk"):
-            what = "Can't write to the Vault: trying every second; what is missed will be fetched"
-            log.error(what, instId=self.inst_id, error=describe(exc))
-        if not self.failed:
-            self.failed = True
-            self._desk.spawn(self._mend())
-
-    def _write(self) -> None:
-        if self._lines:
-            lines = "".join(self._lines).encode()
-            self._lines.clear()
-            self.files.append(self._day, lines)
-
-    async def _mend(self) -> None:
-        while self.failed:
-            await asyncio.sleep(RETRY_WRITE_S)
-            try:
-                self.files.try_to_write(PROBE_BYTES)
-                self.recover()
-            except OSError as exc:
-                self.fail(exc)
-        self._start_repair()
-
-    def _store_gaps(self, gaps: list[Gap]) -> None:
-        """Put gaps on record before anything behind them is stored."""
-        try:
-            self.files.append_gaps(gaps)
+            self.writer.flush()
+            self.writer.close_file()  # what lies below `after_id` is on the disk before a restart relies on it
+            if gap.first < first:
+                self.writer.store([gap])
         except OSError as exc:
             self.fail(exc)
             return
-        for gap in gaps:
-            after, before = "" if gap.after_id is None else gap.after_id, gap.before_id
-            log.warning("Gap on record", instId=self.inst_id, reason=gap.reason, after_id=after, before_id=before)
+        self.store(sequence.skip_to(first, ts))
+        self._on_pending()
 
-    def _turn_day(self, day: str) -> None:
-        self.flush()
-        self._day = day
-        if day > self._newest_day:
-            if self._newest_day:
-                self._desk.day_finished(self.inst_id, self._newest_day)
-            self._newest_day = day
-
-    def _start_repair(self) -> None:
-        repairing = self._desk.repairing
-        if self.inst_id not in repairing:
-            if not repairing:
-                self._desk.helped_at = self._desk.awake_s
-            repairing.add(self.inst_id)
-            self._desk.spawn(self._repair())
-
-    async def _repair(self) -> None:
-        """Ask REST for whatever is missing, for whatever reason it is, round after round, until nothing is."""
-        began = monotonic()
-        repair, progress, horizon_kept = Repair(self.sequence, began), None, False
+    def flush(self) -> None:
+        """Hand the lines to the file."""
+        self._flush_due = False
         try:
-            while (self.sequence.open or self.sequence.reset_hint) and not self.failed:
-                pages = repair.plan(monotonic())
-                patience = self._patience()
-                if not pages or (self._desk.given_up and self._rest.failed_at < began):  # it may answer by now
-                    hint = self.sequence.reset_hint
-                    if hint and monotonic() >= self._reset_check_at and await self._check_reset(hint):
-                        repair, progress = Repair(self.sequence, monotonic()), None
-                    await asyncio.sleep(LATE_S / 5)
-                elif patience <= 0:
-                    self._give_up(repair)
-                    repair, progress = Repair(self.sequence, monotonic()), None
-                else:
-                    progress = progress or Progress(self.sequence, self.inst_id, self._desk.seldom, monotonic())
-                    with contextlib.suppress(TimeoutError):  # after a sleep of the PC it comes too early
-                        async with asyncio.timeout(patience):
-                            horizon_kept = horizon_kept or await self._keep_horizon()
-                            if horizon_kept:
-                                await self._ask(repair, pages, progress)
-            if progress and not self.failed:
-                progress.end(monotonic())
-        finally:
-            self._desk.repairing.remove(self.inst_id)
-            self._bad_rows.clear()
+            self.writer.flush()
+        except OSError as exc:
+            self.fail(exc)
 
-    async def _ask(self, repair: Repair, pages: list[int], progress: Progress) -> None:
-        """Ask for pages all at once, and learn from them in order."""
-        asked = [asyncio.ensure_future(self._rest.history(self.inst_id, 1, after)) for after in pages]
-        try:
-            for after, answer in zip(pages, asked, strict=True):
-                trades = self._good_rows(await answer)
-                if self.failed or not self.sequence.open:
-                    return
-                before, now = self.repaired, monotonic()
-                self.store(repair.learn(after, trades, now))
-                if repair.helped_at == now:
-                    self._desk.helped_at = self._desk.awake_s
-                progress.fetched += self.repaired - before
-                progress.say(now)
-        finally:
-            for answer in asked:
-                answer.cancel()
-
-    def _patience(self) -> float:
-        """Return how long REST has still to help, s, before what is missing goes on record."""
-        desk = self._desk
-        return desk.helped_at + UNREPAIRED_S - desk.awake_s if desk.backfill_ms and not desk.given_up else 0.0
-
-    def _give_up(self, repair: Repair) -> None:
-        """Put on record what is missing, but for what may still come late."""
-        if self._desk.backfill_ms and not self._desk.given_up:
-            self._desk.given_up = True
-            self._desk.spawn(self._until_rest_helps(self.sequence.seen, self.sequence.seen_ts))
-        self.store(self.sequence.give_up(repair.settled, "unrepaired" if self._desk.backfill_ms else "horizon"))
-
-    async def _until_rest_helps(self, trade_id: int, ts: str) -> None:
-        """Keep asking REST until it shows a trade with this id or time, or later; then gaps are repaired again."""
-        asked_at = monotonic()
-        while not any(row.last >= trade_id or row.ts >= ts for row in await self._rest.newest(self.inst_id, 1)):
-            self._rest.failed_at = max(self._rest.failed_at, asked_at)
-            await asyncio.sleep(ASK_AGAIN_S[1])
-            asked_at = monotonic()
-        self._desk.given_up, self._desk.helped_at = False, self._desk.awake_s
-        log.info("REST helps again: from now on gaps are repaired")
-
-    def _good_rows(self, rows: list[Any]) -> list[Trade]:
-        """Return an answer's trades by id, up to the first bad row of a missing trade, which is asked for again."""
-        trades, bad = parse_rows(self.inst_id, rows)
-        for trade in trades:
-            self._bad_rows.pop(trade.trade_id, None)
-        for trade_id, exc in bad:
-            known = int(trade_id) if re.fullmatch(FIELD_PATTERNS[3], trade_id) else -1
-            if known < 0 or self.sequence.lacks(known):
-                now = self._desk.awake_s
-                if now - self._bad_rows.setdefault(trade_id, now) >= BAD_ROW_S:
-                    way = f"REST sends trade {shown(trade_id, 60)} so; --backfill-hours 0 passes over it"
-                    raise BuildFailError(f"{exc.args[0]} ({way})") from None
-                trades = [trade for trade in trades if trade.last < known]
-        return trades
-
-    async def _keep_horizon(self) -> bool:
-        """Put on record what is older than --backfill-hours before the trade that showed the gap; False: ask again."""
-        sequence = self.sequence
-        horizon = int(sequence.shown_ts or sequence.ts or 0) - self._desk.backfill_ms
-        if not sequence.ts or int(sequence.ts) >= horizon:
-            return True
-        older = [row.last for row in self._good_rows(await self._rest.history(self.inst_id, 2, horizon))]
-        if not older:
-            await asyncio.sleep(ASK_AGAIN_S[1])
-            return False
-        rows = self._good_rows(await self._rest.history(self.inst_id, 1, older[-1] + 1 + PAGE))
-        newer_ts = next((row.ts for row in rows if row.last > older[-1]), f"{horizon:013}")
+    def fail(self, exc: OSError) -> None:
+        """Leave a file that can't be written, and recover it when there is room again."""
+        self.writer.abandon()
         if not self.failed:
-            self.store(sequence.give_up(older[-1], "horizon", newer_ts))
-        return True
-
-    async def _check_reset(self, hint: Trade) -> bool:
-        """Ask REST whether OKX's ids were really reset; a stray old push is no more than a duplicate."""
-        self._reset_check_at = monotonic() + RESET_CHECK_S
-        self._reset_checks += 1
-        rows: list[Trade] = []
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REST_TIMEOUT_S):
-                rows = await self._rest.newest(self.inst_id, PAGE)
-        ts, newest = max(((row.ts, row.last) for row in rows), default=("", 0))  # the page may still hold ids of before
-        if self.failed or (ts < hint.ts and self._reset_checks < ABSENT_ANSWERS):  # REST lags
-            return False
-        self._reset_checks, self.sequence.reset_hint = 0, None
-        if ts < hint.ts or newest >= (self.sequence.next or 0) - 1 - RESET_IDS:
-            return False
-        self.recent.clear()
-        self.store(self.sequence.reset(hint))
-        return True
+            self.failed = True
+            self._services.spawn(self._mend(exc))
 
     async def missed_by_feed(self) -> bool:
         """Ask REST whether there are trades that the feed has not shown."""
-        newest = await self._rest.newest(self.inst_id, 1)
+        newest = await self._services.rest.newest(self.inst_id, 1)
         known = max(self.sequence.seen, self.sequence.last or 0)
         return any(trade.last > known for trade in newest)
+
+    def store(self, items: Iterable[Trade | Gap]) -> None:
+        """Turn what the sequence lets through into lines, and see to it that they reach the file soon."""
+        if self.failed:
+            return
+        try:
+            self.writer.store(items)
+        except OSError as exc:
+            self.fail(exc)
+            return
+        for item in items:
+            if isinstance(item, Trade):
+                self._recent.add(item.key)
+                self.repaired += item.repaired
+        if not self._flush_due and self.writer.buffered:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self.flush)  # when all that came together is taken
+
+    def _fits(self, day: str, trade: Trade) -> bool:
+        """Tell whether a trade can be appended to its day's file: history will still append to the days it fills."""
+        filled = [gap.before_utc[:10] for gap in self._files.gaps.pending()]
+        return day >= max(filled, default="") and self._files.end_of(day).trade_id < trade.first
+
+    def _on_unfit(self, trade: Trade) -> None:
+        self._files.gaps.add([Gap("unrepaired", trade.first - 1, trade.last + 1, utc(trade.ts), utc(trade.ts))])
+
+    def _on_day(self, day: str) -> None:
+        if day > self._files.newest_day() != "":
+            self._services.days.day_began(self.inst_id, day)
+
+    async def _mend(self, exc: OSError) -> None:
+        self._go_on(await self._files.until_writable(self._services.throttle, exc))
+        if self.sequence.open and not self._repairing:
+            self._repair()
+
+    def _repair(self) -> None:
+        """Fetch what is missing, in the background."""
+
+        async def repair() -> None:
+            try:
+                await LiveRepair(self.inst_id, self.sequence, self._services, self).run()
+            finally:
+                self._repairing = False
+
+        self._repairing = True
+        self._services.spawn(repair())
+
+
+# ----------------------------------------------------------------------------------------------------------- history
+
+
+def archive_day(ts: str) -> date:
+    """Return the UTC+8 day whose archive holds a time (ms)."""
+    return (datetime.fromtimestamp(int(ts) / 1000, UTC) + timedelta(hours=8)).date()
+
+
+class ArchiveSource:
+    """One instrument's archives, read one after the other; remembers which can't be had, and until when."""
+
+    def __init__(self, archives: Archives, instrument: Instrument) -> None:
+        self.listed = (-1, -1)  # first and last id of the archive that was opened last
+        self.bad_ids: set[int] = set()  # of its rows
+        self._archives = archives
+        self._instrument = instrument
+        self._archive: Archive | None = None
+        self._read_upto = date.min  # no earlier archive has anything for the present range
+        self._retry_at: dict[date, float] = {}
+        self._damaged: collections.Counter[date] = collections.Counter()
+        self._missing: set[date] = set()
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether an archive is being read."""
+        return self._archive is not None
+
+    def begin_range(self) -> None:
+        """Forget what was read: another range of ids is wanted."""
+        self.close()
+        self._read_upto = date.min
+
+    def close(self) -> None:
+        """Let go of the archive that is being read."""
+        if self._archive is not None:
+            self._archive.close()
+            self._archive = None
+
+    def next_day(self, ts: str) -> date:
+        """Return the day of the archive that holds the trade behind the one of the time `ts` (ms)."""
+        return max(archive_day(ts), self._read_upto + timedelta(days=1))
+
+    def is_gone(self, day: date) -> bool:
+        """Tell whether OKX does not have this archive, or has only a damaged one."""
+        return day in self._missing or self._damaged[day] > 1
+
+    def pass_over(self, day: date) -> None:
+        """Go on with the archive of the next day."""
+        self._read_upto = max(self._read_upto, day)
+
+    async def open(self, day: date) -> bool:
+        """Fetch the archive of a day, unless that failed a short while ago; return whether there is one to read now."""
+        if monotonic() < self._retry_at.get(day, 0.0):
+            return False
+        about = {"instId": self._instrument.inst_id, "day": str(day)}
+        said_before = day in self._retry_at
+        self._retry_at[day] = monotonic() + ARCHIVE_RETRY_S
+        self._missing.discard(day)
+        try:
+            self._archive = archive = await self._archives.fetch(self._instrument, day)
+        except ArchiveMissingError:
+            self._missing.add(day)
+            if not said_before:
+                log.info("OKX has not published this archive: REST is asked instead", **about)
+        except ArchiveDamagedError as exc:
+            self._damaged[day] += 1
+            log.warning("An archive is not believed: REST is asked instead", **about, error=describe(exc))
+        except RequestError as exc:
+            if not said_before:
+                log.warning("An archive can't be had now: REST is asked instead", **about, error=describe(exc))
+        else:
+            self.listed, self.bad_ids = (archive.first_id, archive.last_id), set()
+            return True
+        return False
+
+    def read(self) -> list[Trade]:
+        """Return the next trades of the open archive, by id; at its end close it and return none."""
+        batch = self._archive.trades() if self._archive is not None else None
+        if batch is None or self._archive is None:
+            if self._archive is not None:
+                self._read_upto = max(self._read_upto, self._archive.day)
+            self.close()
+            return []
+        trades, bad = batch
+        for trade_id, defect in bad:
+            log.warning(
+                "A row of an archive is not believed", instId=self._instrument.inst_id, error=printable(defect, 200)
+            )
+            self.bad_ids.add(trade_id)
+        return trades
+
+
+async def is_out_of_reach(rest: Rest, inst_id: str, low: int, newest: int) -> bool:
+    """Ask REST whether it shows any id below `low`: ABSENT_ANSWERS over ABSENT_S that do not are believed.
+
+    Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
+    """
+    for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
+        rows = parse_rows(inst_id, await rest.history(inst_id, max(low, 1)))[0]
+        if any(row.last < low for row in rows) or not await rest.history(inst_id, newest + 1):
+            return False
+        await asyncio.sleep(pause)
+    return True
+
+
+class RangeFill:
+    """Fetches one pending range, lowest id first, from archives and REST into a sequence, and stores it.
+
+    `newest` gives the highest id that live capture knows and its time (ms): REST that shows it works. `may_go_on` waits
+    until history may go on; `store` stores what the sequence lets through.
+    """
+
+    def __init__(
+        self,
+        gap: Gap,
+        files: TradeFiles,
+        services: Services,
+        source: ArchiveSource,
+        newest: Callable[[], tuple[int, str]],
+        store: Callable[[Iterable[Trade | Gap]], None],
+    ) -> None:
+        self.sequence = Sequence()
+        self.end = gap.before_id  # exclusive
+        self._gap = gap
+        self._files = files
+        self._services = services
+        self._source = source
+        self._newest = newest
+        self._store = store
+        self._end_ts = milliseconds(gap.before_utc) or newest()[1]
+        self._floor_ts = milliseconds(gap.after_utc)  # where the range has no lower id: what is older is not wanted
+        self._backfill = Backfill(files.inst_id, services, self.sequence, store, self._pass_over, late_s=0.0)
+        self._unreached = -1  # REST does not reach ids up to this
+        self._stalled = (-1, 0.0)  # the lowest missing id, and since when it is that
+
+    @property
+    def done(self) -> bool:
+        """Tell whether all of the range is stored or on record."""
+        return self.sequence.next is not None and self.sequence.next >= self.end
+
+    def end_at(self, first: int) -> None:
+        """Let the range end before the id `first`: what follows is of a day whose file can't be appended to."""
+        self.end = min(self.end, first)
+
+    async def find_lower_edge(self) -> None:
+        """Find out where the range begins: behind what is stored of it, or with the first trade of a day."""
+        gap = self._gap
+        stored = self._files.highest(before=gap.before_id)  # may lie below the range, where a line was lost
+        if stored or gap.after_id is not None:
+            edge = stored or Boundary(gap.first - 1, gap.after_utc)
+            self.sequence.restart(edge.trade_id, milliseconds(edge.time_utc) or self._end_ts)
+            return
+        self.sequence.restart(-1, self._floor_ts)
+        start = await DayStartSearch(self._files.inst_id, self._services.rest, utc_day(self._floor_ts)).find(
+            self._newest()[0]
+        )
+        if start.before and start.first:
+            self._begin_with(start.first)
+
+    async def step(self) -> None:
+        """Take one batch of an archive, or one round of REST's pages."""
+        if await self._take_archive():
+            await asyncio.sleep(0)  # live trades first
+        else:
+            await self._take_pages()
+
+    def _begin_with(self, trade: Trade) -> None:
+        """Let the range, whose lower edge was not known, begin with this trade."""
+        late = utc_day(trade.ts) > utc_day(self._floor_ts)  # what is between is no longer to be had
+        since = self._gap.after_utc
+        reason, after_utc = ("horizon", since) if late else ("start", "")
+        self._files.gaps.add([Gap(reason, None, trade.first, after_utc, utc(trade.ts))])
+        self._files.gaps.clear({"pending"}, Boundary(0, ""), Boundary(trade.first - 1, since))
+        self.sequence.restart(trade.first - 1, self._floor_ts)
+
+    async def _take_archive(self) -> bool:
+        """Offer a batch of an archive to the sequence; return False where REST is to be asked instead."""
+        sequence, source = self.sequence, self._source
+        low = sequence.next or 0
+        if not source.is_open:
+            day = source.next_day(sequence.ts)
+            if low > self._unreached and (self.end - low <= ARCHIVE_IDS or sequence.waiting):
+                return False
+            if day > archive_day(self._end_ts) or not await source.open(day):
+                return False
+            top = sequence.waiting[-1] if sequence.waiting else None
+            sequence.expect(top.last if top else low - 1, top.ts if top else sequence.ts)  # from now on what it lists
+        if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2:
+            return False
+        trades = [trade for trade in source.read() if low <= trade.first < self.end]
+        if sequence.last == -1 and (trades := [trade for trade in trades if trade.ts >= self._floor_ts]):
+            self._begin_with(trades[0])
+        self._store([item for trade in trades for item in sequence.offer(trade)])
+        return True
+
+    async def _take_pages(self) -> None:
+        """Ask REST for what is missing, and find out where it does not reach."""
+        sequence = self.sequence
+        if not self._source.is_open:
+            sequence.expect(self.end - 1, self._end_ts)
+        low = sequence.next or 0
+        if low != self._stalled[0]:
+            self._stalled = (low, monotonic())
+        pages = self._backfill.repair.next_pages(monotonic())
+        if not pages:
+            await asyncio.sleep(LATE_S / 5)
+        else:
+            with contextlib.suppress(TimeoutError):  # REST may be dead, while an archive has come meanwhile
+                async with asyncio.timeout(ARCHIVE_RETRY_S):
+                    await self._backfill.ask(pages, lambda: not self.done)
+        if low == sequence.next and monotonic() - self._stalled[1] > ABSENT_S:
+            self._stalled = (low, monotonic())
+            if await is_out_of_reach(self._services.rest, self._files.inst_id, low, self._newest()[0]):
+                self._do_without_rest()
+
+    def _do_without_rest(self) -> None:
+        """Decide about the lowest missing ids, which REST does not reach."""
+        sequence, source = self.sequence, self._source
+        low, high = next(sequence.missing())
+        self._unreached = high
+        if sequence.last == -1 and sequence.waiting:
+            self._begin_with(sequence.waiting[0])
+        elif source.listed[0] < low and high < source.listed[1]:
+            bad = min((trade_id for trade_id in source.bad_ids if low <= trade_id <= high), default=high + 1)
+            self._store(sequence.give_up(low, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent"))
+        else:
+            day = source.next_day(sequence.ts)
+            is_old = int(self._newest()[1]) - int(sequence.ts) > (ARCHIVE_LATE_DAYS + 1) * 86_400_000
+            if is_old and not source.is_open and source.is_gone(day) and day < archive_day(self._end_ts):
+                source.pass_over(day)
+            elif is_old and (source.is_open or source.is_gone(day) or day > archive_day(self._end_ts)):
+                self._store(sequence.give_up(high, "horizon"))
+            elif self._services.throttle.may_log(f"history of {self._files.inst_id} waits"):
+                log.info(
+                    "History waits: REST does not reach these trades, and their archive can't be had yet",
+                    instId=self._files.inst_id,
+                    day=str(day),
+                )
+
+    def _pass_over(self, trade_id: int | None, exc: BuildFailError) -> None:
+        """Give up an id whose row stays bad, when it is the lowest that is missing."""
+        low = self.sequence.next or 0
+        if trade_id is None or trade_id == low:
+            log.warning(
+                "A row of REST stays bad: its trade is passed over", instId=self._files.inst_id, error=exc.args[0]
+            )
+            self._store(self.sequence.give_up(low, "unrepaired"))
+
+
+class HistoryProgress:
+    """What the log says of an instrument's history: what is pending, each finished day, how long it takes."""
+
+    def __init__(self, inst_id: str, gaps: GapsFile) -> None:
+        self._inst_id = inst_id
+        self._gaps = gaps
+        self._began_at = self._logged_at = monotonic()
+        self._stored = 0  # trades since then
+        self._next = 0  # the id behind the last stored one
+
+    def pending_ids(self) -> int:
+        """Return how many ids are pending; those of a range without a lower edge are not known and not counted."""
+        ranges = [(gap.first, gap.before_id) for gap in self._gaps.pending() if gap.after_id is not None]
+        return sum(before - (self._next if first < self._next < before else first) for first, before in ranges)
+
+    def begin(self) -> None:
+        """Log the plan: days, and about how many trades, how much room, and how much time over REST alone."""
+        self._began_at, self._stored = monotonic(), 0
+        pending, trades = self._gaps.pending(), self.pending_ids()
+        about = {}
+        if all(gap.after_id is not None for gap in pending):
+            over_rest = str(timedelta(seconds=trades // 1000))
+            about = {"trades": str(trades), "GB": f"{trades * 250 / 1e9:.2f}", "over_rest": over_rest}
+        days = f"{pending[0].after_utc[:10]} to {pending[-1].before_utc[:10]}"
+        log.info(f"History {self._inst_id}: {days} is pending", **about)
+
+    def stored(self, trades: int, upto: int, day: str) -> None:
+        """Count stored trades, up to an id; log how far a day is, at most once in LOG_AGAIN_S."""
+        self._stored += trades
+        self._next = upto + 1
+        if monotonic() - self._logged_at >= LOG_AGAIN_S:
+            self._logged_at = monotonic()
+            pending = self.pending_ids()
+            log.info(f"History {self._inst_id} {day}", trades=self._stored, pending=pending, eta=self._eta(pending))
+
+    def end_day(self, day: str) -> None:
+        """Log a finished day."""
+        days = [gap.before_utc[:10] for gap in self._gaps.pending()]
+        left = (date.fromisoformat(max(days)) - date.fromisoformat(day)).days - 1 if days else 0
+        eta = self._eta(self.pending_ids())
+        log.info(f"History {self._inst_id} {day} is whole", days_left=max(0, left), trades=self._stored, eta=eta)
+
+    def end(self) -> None:
+        """Log that nothing is pending."""
+        log.info("History complete", instId=self._inst_id, trades=self._stored)
+
+    def _eta(self, pending: int) -> str:
+        rate = self._stored / max(0.001, monotonic() - self._began_at)
+        return str(timedelta(seconds=round(pending / rate))) if rate else "unknown"
+
+
+async def wait_for_room(vault: Vault, throttle: LogThrottle) -> None:
+    """Wait while the disk has less than HISTORY_FREE_BYTES free; raise OSError where it is gone."""
+    while (free := vault.free_bytes()) < HISTORY_FREE_BYTES:
+        if throttle.may_log("little room"):
+            needed = f"{HISTORY_FREE_BYTES / 1e9:.1f} GB"
+            log.warning("History waits: the disk is nearly full", free=f"{free / 1e9:.1f} GB", needed=needed)
+        await asyncio.sleep(HISTORY_WAIT_S)
+
+
+class History:
+    """One instrument's past: fetches the pending ranges in the background, oldest first, each day's file in order."""
+
+    def __init__(
+        self,
+        instrument: Instrument,
+        files: TradeFiles,
+        services: Services,
+        archives: Archives,
+        newest: Callable[[], tuple[int, str]],
+    ) -> None:
+        self.writer = TradeWriter(files, instrument, self._fits, self._on_unfit, self._on_day)
+        self._inst_id = instrument.inst_id
+        self._files = files
+        self._services = services
+        self._source = ArchiveSource(archives, instrument)
+        self._newest = newest
+        self._wanted = asyncio.Event()
+        self._fill: RangeFill | None = None
+        self._day = ""  # that is being filled
+        self.progress = HistoryProgress(instrument.inst_id, files.gaps)
+        self._looked_at = 0.0  # at the disk
+        self._unfit: list[Trade] = []  # in a row, with no trade behind them that fits
+        self._failure: OSError | None = None  # of an fsync
+
+    def wake(self) -> None:
+        """Look whether something is pending."""
+        self._wanted.set()
+
+    def fail(self, exc: OSError) -> None:
+        """Note that what was written may not be on the disk: the range is begun again behind what is."""
+        self._failure = exc
+
+    def fetch_since(self, day: str) -> None:
+        """Put on record as pending what lies before the first stored day, back to `day`; raise OSError.
+
+        Nothing changes where that day is stored, pending or on record as no longer to be had.
+        """
+        gaps, first = self._files.gaps, self._files.first()
+        known = [gap.after_utc[:10] for gap in [*gaps.of("pending"), *gaps.of("horizon")] if gap.after_utc]
+        days = known + ([first.time_utc[:10]] if first else [])
+        if not days or min(days) <= day:
+            return
+        open_ended = [gap for gap in [*gaps.of("pending"), *gaps.of("start")] if gap.after_id is None]
+        edges = [Boundary(gap.before_id, gap.before_utc) for gap in open_ended] or ([first] if first else [])
+        before = min(edges)  # not the first line's id, if it can be: that line may hold several
+        gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
+
+    async def run(self) -> None:
+        """Fill what is pending, for ever."""
+        while True:
+            if not self._files.gaps.pending():
+                await self._wanted.wait()
+                self._wanted.clear()
+                continue
+            self.progress.begin()
+            try:
+                while pending := self._files.gaps.pending():
+                    await self._fill_range(pending[0])
+                self.progress.end()
+            except OSError as exc:
+                self.writer.abandon()
+                await self._files.until_writable(self._services.throttle, exc)
+            finally:
+                self._source.close()
+                self._unfit.clear()
+                self._fill = None
+
+    async def _fill_range(self, gap: Gap) -> None:
+        self._source.begin_range()
+        self._day = ""
+        self._fill = fill = RangeFill(gap, self._files, self._services, self._source, self._newest, self._store)
+        await fill.find_lower_edge()
+        while not fill.done:
+            await self._may_go_on()
+            await fill.step()
+        if self._unfit:
+            fill.end_at(self._unfit[0].first)
+            self._unfit.clear()
+        self._end_day()
+        last = min(fill.end, fill.sequence.next or 0) - 1
+        self._clear(Boundary(last, (self._files.highest(before=last + 1) or Boundary(-1, "")).time_utc))
+        if fill.end < gap.before_id:
+            self._leave_rest(last, gap)
+
+    def _leave_rest(self, last: int, gap: Gap) -> None:
+        """Take what lies behind `last` off the record: it is of a day that already has later trades in its file."""
+        gaps = self._files.gaps
+        if not any(start.first <= last + 1 and gap.before_id <= start.before_id for start in gaps.of("start")):
+            time_utc = (self._files.highest(before=last + 1) or Boundary(-1, "")).time_utc
+            gaps.add([Gap("unrepaired", last, gap.before_id, time_utc, gap.before_utc)])
+        gaps.clear({"pending"}, Boundary(last + 1, ""), Boundary(gap.before_id - 1, ""))
+
+    async def _may_go_on(self) -> None:
+        """Wait while a live gap is being repaired, or the disk is nearly full; raise OSError where writing failed."""
+        if self._failure:
+            failure, self._failure = self._failure, None
+            raise failure
+        while self._services.patience.repairing:
+            await asyncio.sleep(LATE_S)
+        if monotonic() - self._looked_at < HISTORY_WAIT_S:
+            return
+        await wait_for_room(self._files.vault, self._services.throttle)
+        self._looked_at = monotonic()
+
+    def _store(self, items: Iterable[Trade | Gap]) -> None:
+        self.writer.store(items)
+        self.writer.flush()
+        trades = [item for item in items if isinstance(item, Trade)]
+        if trades:
+            self.progress.stored(len(trades), trades[-1].last, self._day)
+
+    def _fits(self, day: str, trade: Trade) -> bool:
+        return self._files.end_of(day).trade_id < trade.first
+
+    def _on_unfit(self, trade: Trade) -> None:
+        """Pass over a trade whose day has later ones in its file; end the range where times do not just cross."""
+        self._unfit.append(trade)
+        if self._fill and int(trade.ts) % 86_400_000 >= CROSSING_S * 1000:
+            self._fill.end_at(self._unfit[0].first)
+
+    def _on_day(self, day: str) -> None:
+        if self._unfit:  # times cross at midnight
+            first, last = self._unfit[0], self._unfit[-1]
+            self._unfit.clear()
+            self._files.gaps.add([Gap("unrepaired", first.first - 1, last.last + 1, utc(first.ts), utc(last.ts))])
+        if self._day and day > self._day:
+            self._end_day()
+        self._day = day
+
+    def _end_day(self) -> None:
+        """Put a day that is whole on the disk, take it off the record, and say so."""
+        self.writer.flush()
+        self.writer.close_file()
+        if not self._day or self._fill is None:
+            return
+        self._clear(self._files.end_of(self._day))
+        self._services.days.day_filled(self._inst_id, self._day)
+        self.progress.end_day(self._day)
+
+    def _clear(self, high: Boundary) -> None:
+        """Take what is stored up to `high` off the record."""
+        gap = next((gap for gap in self._files.gaps.pending() if gap.first <= high.trade_id < gap.before_id), None)
+        if gap is None:
+            return
+        starts = {start.before_id: start.before_utc for start in self._files.gaps.of("start")}
+        low = Boundary(gap.first, starts.get(gap.first, gap.after_utc))
+        self._files.gaps.clear({"pending", "start"}, low, high)
 
 
 # ------------------------------------------------------------------------------------------------------------ verify
@@ -1703,7 +3112,7 @@ class Problems:
         """Add one; `where` names file and line."""
         self.counts[kind] += 1
         if self.counts[kind] <= SHOWN:
-            self.places.setdefault(kind, []).append(f"{where}: {shown(line.rstrip())}" if line else where)
+            self.places.setdefault(kind, []).append(f"{where}: {printable(line.rstrip())}" if line else where)
 
     def merge(self, other: Problems) -> None:
         """Add those of another day."""
@@ -2094,14 +3503,14 @@ def covered_minutes(day: str, stored: StoredDay, bars: dict[str, Bar], gaps: Ite
     ]
 
 
-class NoAnswerError(RestError):
+class NoAnswerError(RequestError):
     """OKX gave no candles within AUDIT_PATIENCE_S: other days will fare no better now."""
 
 
 async def fetch_candles(rest: Rest, inst_id: str, start: int) -> dict[int, list[str]]:
     """Return the COLUMNS of a UTC day's confirmed 1-minute candles by their start, ms.
 
-    Raises NoAnswerError without answers in time, and RestError where they hold no candle.
+    Raises NoAnswerError without answers in time, and RequestError where they hold no candle.
     """
     candles = {}
     try:
@@ -2115,7 +3524,7 @@ async def fetch_candles(rest: Rest, inst_id: str, start: int) -> dict[int, list[
     except TimeoutError:
         raise NoAnswerError(f"OKX gave no candles within {AUDIT_PATIENCE_S:.0f}s") from None
     if not candles:
-        raise RestError("OKX has no candles of that day")
+        raise RequestError("OKX has no candles of that day")
     return candles
 
 
@@ -2136,7 +3545,7 @@ async def audit_day(
     """Compare a stored UTC day with OKX's candles, minute by minute and exactly; return also how minutes differ.
 
     `background`: the day is known not to be pending, and it is read slowly, so that live capture does not suffer.
-    Raises OSError where files can't be read, and RestError (NoAnswerError) where candles can't be had.
+    Raises OSError where files can't be read, and RequestError (NoAnswerError) where candles can't be had.
     """
     # gaps are read before and after the lines: history may end in between, and a live gap may begin
     stored = await asyncio.to_thread(StoredDay.of, vault, inst_id, day)
@@ -2187,7 +3596,7 @@ async def judge_day(vault: Vault, rest: Rest, inst_id: str, day: str) -> tuple[s
         pending = any(gap.reason == "pending" and touches(gap, day) for gap in vault.gaps(inst_id))
     except NoAnswerError:
         raise
-    except (OSError, RestError) as exc:
+    except (OSError, RequestError) as exc:
         return "not audited", [f"{inst_id} {day}: {describe(exc)}"]
     lines = [str(verdict), *(f"  {text}" for text in shortened(differing))]
     if differing:
@@ -2197,7 +3606,7 @@ async def judge_day(vault: Vault, rest: Rest, inst_id: str, day: str) -> tuple[s
     return "agreeing" if verdict.agreeing else "uncovered", lines
 
 
-async def audit(vault: Vault, rest_url: str, first: str, last: str) -> int:
+async def audit(vault: Vault, rest_urls: list[str], first: str, last: str) -> int:
     """Audit the days from `first` to `last` of every instrument, print a line for each and return the exit code.
 
     It ends early where OKX gives no answer at all.
@@ -2208,8 +3617,8 @@ async def audit(vault: Vault, rest_url: str, first: str, last: str) -> int:
         print_report("no data to check")
     jobs = list(itertools.product(dates(date.fromisoformat(first), date.fromisoformat(last)), inst_ids))
     counts = dict.fromkeys(("agreeing", "differing", "pending", "uncovered", "not audited"), 0)
-    async with rest_session() as session:
-        rest = Rest(session, rest_url)
+    async with open_session() as session:
+        rest = Rest(session, rest_urls, Outage())
         for number, (day, inst_id) in enumerate(jobs, 1):
             show_progress(f"{inst_id} {day}, {number} of {len(jobs)}")
             try:
@@ -2339,7 +3748,7 @@ class Auditor:
         """Audit a day, gently, log how it agrees and put that on record."""
         try:
             verdict, differing = await audit_day(self._vault, self._rest, inst_id, day, background=True)
-        except (OSError, RestError) as exc:
+        except (OSError, RequestError) as exc:
             self._postponed[inst_id, day] = again_at = monotonic() + AUDIT_AFTER_S
             if isinstance(exc, NoAnswerError):
                 self._due_at = dict.fromkeys(self._due_at, again_at)
@@ -2359,22 +3768,25 @@ class Auditor:
 # ---------------------------------------------------------------------------------------------------------- exporter
 
 
-def sync_all(recorders: list[Recorder]) -> list[tuple[Recorder, OSError]]:
-    """Fsync the recorders' files and return those that failed."""
-    failed = []
-    for recorder in recorders:
-        try:
-            recorder.files.sync()
-        except OSError as exc:
-            failed.append((recorder, exc))
-    return failed
+def is_ours(exc: BaseException) -> bool:
+    """Tell whether an error came out of this file, or of what this file called."""
+    here = is_ours.__code__.co_filename
+    return any(frame.f_code.co_filename == here for frame, _ in traceback.walk_tb(exc.__traceback__))
 
 
-def raise_in(tasks: asyncio.TaskGroup, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Let an error in a callback, such as a frame's BUILD_FAIL, end the exporter as one in a task does."""
+def end_with_error(
+    tasks: asyncio.TaskGroup, throttle: LogThrottle, _: asyncio.AbstractEventLoop, context: dict[str, Any]
+) -> None:
+    """Let an error in a callback of the event loop end the exporter as one in a task does, if it is ours.
+
+    What libraries raise there is passing, as where they connect: websockets has an AttributeError for a proxy that
+    closes in the midst of a handshake, Windows' event loop OSErrors for connections that are gone.
+    """
     exc = context.get("exception")
-    if exc is None or isinstance(exc, OSError):  # Windows has some for a connection that is gone; ours do not come here
-        log.warning(f"asyncio: {context['message']}", error=exc and describe(exc))
+    if exc is None or isinstance(exc, OSError) or not is_ours(exc):
+        if throttle.may_log(type(exc).__name__):
+            error = "" if exc is None else f"{type(exc).__name__}: {describe(exc)}"
+            log.warning(f"asyncio: {printable(context['message'], 60)}", error=error)
         return
 
     async def fail(error: BaseException) -> None:
@@ -2383,270 +3795,392 @@ def raise_in(tasks: asyncio.TaskGroup, _: asyncio.AbstractEventLoop, context: di
     spawn(tasks, fail(exc))
 
 
-class Exporter:
-    """Wires one Vault, one feed, REST and a recorder per instrument together, until it is stopped."""
+class Metadata:
+    """The instruments' rows: fetched at start and looked at again each day, saved in the Vault."""
 
-    def __init__(self, vault: Vault, ws_url: str, rest_url: str, backfill_hours: float) -> None:
+    def __init__(self, vault: Vault, rest: Rest) -> None:
         self._vault = vault
-        self.ws_url = ws_url
-        self.rest_url = rest_url
-        self._backfill_ms = round(backfill_hours * 3_600_000)
-        self._recorders: dict[str, Recorder] = {}
-        self._stats_at = monotonic()  # when the last Stats line was written
+        self._rest = rest
+        self._recording: dict[str, Instrument] = {}
 
-    async def run(self) -> None:
-        """Capture until cancelled; whatever ends it, all that was accepted is on disk then."""
-        try:
-            async with rest_session() as session, asyncio.TaskGroup() as tasks:
-                rest = Rest(session, self.rest_url)
-                asyncio.get_running_loop().set_exception_handler(partial(raise_in, tasks))
-                await self._start(rest, tasks)
-                feed = Feed(self.ws_url, {key: value.take for key, value in self._recorders.items()}, tasks)
-                for job in (
-                    feed.stay_connected(),
-                    self._sync_files(),
-                    self._watch_instruments(feed),
-                    self._say_stats(),
-                ):
-                    tasks.create_task(job)
-                gc.collect()
-                gc.freeze()  # what is alive now stays alive: the collector need not look at it again
-        finally:
-            for recorder in self._recorders.values():
-                recorder.close()
-            self._log_stats()
-
-    async def _start(self, rest: Rest, tasks: asyncio.TaskGroup) -> None:
-        """Get the metadata and go on where the files end."""
-        instruments = await self._instruments(rest, tasks)
-
-        auditor = Auditor(self._vault, rest, [instrument.inst_id for instrument in instruments])
-        tasks.create_task(auditor.run())
-
-        def day_finished(inst_id: str, day: str) -> None:
-            spawn(tasks, self._look_again(rest, inst_id))
-            auditor.day_began(inst_id, day)
-
-        desk = Desk(partial(spawn, tasks), len(instruments), self._backfill_ms, day_finished)
-        tasks.create_task(desk.stay_awake())
-        for instrument in instruments:
-            recorder = Recorder(instrument, self._vault, rest, desk)
-            try:
-                recorder.recover()
-            except OSError as exc:
-                raise unusable(self._vault.root, exc) from exc
-            self._recorders[instrument.inst_id] = recorder
-            last = "nothing yet" if recorder.sequence.last is None else recorder.sequence.last
-            log.info("Recording", instId=instrument.inst_id, stored_up_to=last, vault=str(self._vault.root))
-
-    async def _instruments(self, rest: Rest, tasks: asyncio.TaskGroup) -> list[Instrument]:
+    async def start(self, tasks: asyncio.TaskGroup) -> list[Instrument]:
         """Return the instruments from REST, or, where it is silent for METADATA_S, those saved before."""
-        asked = [tasks.create_task(self._fetch_instrument(rest, inst_id)) for inst_id in INSTRUMENTS]
-        rest.answered_at = monotonic()
+        asked = [tasks.create_task(self._fetch(inst_id)) for inst_id in INSTRUMENTS]
         while (await asyncio.wait(asked, timeout=WATCH_S))[1]:
             saved = [self._vault.load_instrument(inst_id) for inst_id in INSTRUMENTS]
-            if monotonic() - rest.answered_at >= METADATA_S and all(saved):
-                for task, inst_id in zip(asked, INSTRUMENTS, strict=True):
-                    if task.done():
-                        continue
+            if self._rest.silent_s() < METADATA_S or not all(saved):
+                continue
+            for task, inst_id in zip(asked, INSTRUMENTS, strict=True):
+                if not task.done():
                     task.cancel()
-                    log.warning("REST can't be reached: starting with saved metadata, and asking on", instId=inst_id)
-                    tasks.create_task(self._look_again(rest, inst_id))
-                return [instrument for instrument in saved if instrument]
-        return [task.result() for task in asked]
+                    log.warning("REST is silent: starting with saved metadata, still retrying", instId=inst_id)
+                    tasks.create_task(self.look_again(inst_id))
+            instruments = [instrument for instrument in saved if instrument]
+            break
+        else:
+            instruments = [task.result() for task in asked]
+        self._recording = {instrument.inst_id: instrument for instrument in instruments}
+        return instruments
 
-    async def _fetch_instrument(self, rest: Rest, inst_id: str) -> Instrument:
-        """Fetch and save an instrument's metadata; a contract that differs from its records is not saved over them."""
-        row = await rest.instrument(inst_id)
+    async def look_again(self, inst_id: str) -> None:
+        """Fetch an instrument's row while recording: whatever is wrong with it now is worth a warning, and no more."""
+        try:
+            await self._fetch(inst_id)
+        except BuildFailError as exc:
+            log.warning("OKX sent invalid metadata; keeping the previous", instId=inst_id, error=exc.args[0])
+
+    async def _fetch(self, inst_id: str) -> Instrument:
+        """Fetch and save a row; one with other contract values than the records have is not saved over them."""
+        row = await self._rest.instrument(inst_id)
         instrument = Instrument.from_row(inst_id, row)
-        recorder = self._recorders.get(inst_id)
+        recording = self._recording.get(inst_id)
         values = dict(zip(CONTRACT, instrument.contract, strict=True))
-        if recorder and recorder.instrument.contract != instrument.contract:
-            recording = dict(zip(CONTRACT, recorder.instrument.contract, strict=True))
+        if recording and recording.contract != instrument.contract:
+            before = dict(zip(CONTRACT, recording.contract, strict=True))
             what = "ctVal, ctMult or ctType changed: restart the exporter to record with the new ones"
-            log.warning(what, instId=inst_id, recording=recording, okx=values)
+            log.warning(what, instId=inst_id, recording=before, okx=values)
             return instrument
         try:
             self._vault.save_instrument(inst_id, row)
             log.info("Metadata fetched and saved", instId=inst_id, **values)
         except OSError as exc:
-            if not recorder and not self._vault.load_instrument(inst_id):
+            if not recording and not self._vault.load_instrument(inst_id):
                 raise unusable(self._vault.root, exc) from exc
             log.warning("Metadata could not be saved", instId=inst_id, error=describe(exc))
         if instrument.state != "live":
             log.warning("OKX does not call this instrument live", instId=inst_id, state=instrument.state)
         return instrument
 
-    async def _look_again(self, rest: Rest, inst_id: str) -> None:
-        """Fetch the metadata while recording: whatever is wrong with it now is worth a warning, and no more."""
-        try:
-            await self._fetch_instrument(rest, inst_id)
-        except BuildFailError as exc:
-            log.warning(
-                "OKX sent metadata of no use; recording goes on with the old", instId=inst_id, error=exc.args[0]
+
+class InstrumentCapture(NamedTuple):
+    """What works on one instrument."""
+
+    files: TradeFiles
+    recorder: Recorder
+    history: History
+
+
+class Stats:
+    """The lines of the log that a person watches for, one an instrument."""
+
+    def __init__(self, captures: dict[str, InstrumentCapture]) -> None:
+        self._captures = captures
+        self._written: collections.Counter[str] = collections.Counter()
+        self._logged_at = monotonic()
+
+    def log(self) -> None:
+        """Log them, with the rate since the last time."""
+        now = monotonic()
+        for inst_id, capture in self._captures.items():
+            recorder = capture.recorder
+            written = recorder.writer.written + capture.history.writer.written
+            rate = (written - self._written[inst_id]) / max(0.001, now - self._logged_at)
+            self._written[inst_id] = written
+            age = now - recorder.heard_at
+            (log.warning if age > OLD_TRADE_S else log.info)(
+                f"Stats: {written} written, {recorder.sequence.skipped} skipped",
+                instId=inst_id,
+                rate=f"{rate:.1f}/s",
+                last=recorder.sequence.last,
+                age=f"{age:.0f}s",
+                repaired=recorder.repaired,
+                waiting=len(recorder.sequence.waiting),
+                pending=capture.history.progress.pending_ids(),
             )
+        self._logged_at = now
+
+
+class FinishedDays:
+    """What is done when a day is over, or stored by history: a look at the metadata, an audit."""
+
+    def __init__(self, tasks: asyncio.TaskGroup, metadata: Metadata, auditor: Auditor) -> None:
+        self._tasks = tasks
+        self._metadata = metadata
+        self._auditor = auditor
+
+    def day_began(self, inst_id: str, day: str) -> None:
+        """Look at the metadata again, and have the finished day audited."""
+        spawn(self._tasks, self._metadata.look_again(inst_id))
+        self._auditor.day_began(inst_id, day)
+
+    def day_filled(self, inst_id: str, day: str) -> None:
+        """Have a day audited that history has stored."""
+        self._auditor.day_filled(inst_id, day)
+
+
+class Exporter:
+    """Wires one Vault, one feed, REST, and a recorder and a history per instrument together, until it is stopped."""
+
+    def __init__(self, vault: Vault, ws_url: str, rest_urls: list[str], archive_url: str, since: str) -> None:
+        self._vault = vault
+        self._ws_url = ws_url
+        self._rest_urls = rest_urls
+        self._archive_url = archive_url
+        self._since = since  # a UTC day, `now`, or nothing
+        self._captures: dict[str, InstrumentCapture] = {}
+        self._stats = Stats(self._captures)
+
+    async def run(self) -> None:
+        """Capture until cancelled; whatever ends it, all that was accepted is on disk then."""
+        log.info(f"trades_exporter {VERSION} started", process=os.getpid(), vault=str(self._vault.root))
+        try:
+            async with open_session() as session, asyncio.TaskGroup() as tasks:
+                asyncio.get_running_loop().set_exception_handler(partial(end_with_error, tasks, LogThrottle()))
+                await self._start(session, tasks)
+        finally:
+            for capture in self._captures.values():
+                capture.recorder.writer.close()
+                capture.history.writer.close()
+            self._stats.log()
+
+    async def _start(self, session: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> None:
+        """Get the metadata, go on where the files end, and start what runs for ever."""
+        outage = Outage()
+        rest = Rest(session, self._rest_urls, outage)
+        metadata = Metadata(self._vault, rest)
+        instruments = await metadata.start(tasks)
+        auditor = Auditor(self._vault, rest, INSTRUMENTS)
+        finished = FinishedDays(tasks, metadata, auditor)
+        run = partial(spawn, tasks)
+        services = Services(rest, ExchangeClock(rest, run), AwakeClock(), Patience(), LogThrottle(), finished, run)
+        archives = Archives(session, self._archive_url, self._vault)
+        for instrument in instruments:
+            self._captures[instrument.inst_id] = self._open(instrument, services, archives)
+        feed = Feed(self._ws_url, {key: value.recorder.take for key, value in self._captures.items()}, outage)
+        jobs = [
+            services.awake.run(),
+            feed.stay_connected(),
+            self._sync_files(),
+            self._watch_instruments(feed),
+            self._log_stats(),
+        ]
+        for job in [*jobs, auditor.run(), *(capture.history.run() for capture in self._captures.values())]:
+            tasks.create_task(job)
+
+    def _open(self, instrument: Instrument, services: Services, archives: Archives) -> InstrumentCapture:
+        """Go on where an instrument's files end; raise VaultError where they can't be used."""
+        files = TradeFiles(self._vault, instrument.inst_id)
+
+        def newest() -> tuple[int, str]:
+            sequence = recorder.sequence
+            stored = files.highest() or Boundary(-1, "")
+            return max((sequence.seen, sequence.seen_ts), (stored.trade_id, milliseconds(stored.time_utc)))
+
+        history = History(instrument, files, services, archives, newest)
+        recorder = Recorder(instrument, files, services, history.wake, self._since)
+        try:
+            recorder.recover()
+            if self._since not in {"", "now"}:
+                history.fetch_since(self._since)
+        except OSError as exc:
+            raise unusable(self._vault.root, exc) from exc
+        last = recorder.sequence.last
+        log.info("Recording", instId=instrument.inst_id, stored_up_to="nothing yet" if last in {None, -1} else last)
+        return InstrumentCapture(files, recorder, history)
 
     async def _sync_files(self) -> None:
         """Put what is new on the disk every second, off the event loop."""
         while True:
             await asyncio.sleep(FSYNC_S)
-            for recorder, error in await asyncio.to_thread(sync_all, list(self._recorders.values())):
-                recorder.fail(error)
+            for capture in self._captures.values():
+                capture.files.gaps.save()
+                for part in (capture.recorder, capture.history):
+                    try:
+                        await asyncio.to_thread(part.writer.sync)
+                    except OSError as exc:
+                        part.fail(exc)
 
     async def _watch_instruments(self, feed: Feed) -> None:
         """Reconnect where an instrument is silent while REST has newer trades: its subscription died."""
         checks: dict[str, asyncio.Task[bool]] = {}
-        quiet_since = dict.fromkeys(self._recorders, monotonic())  # since the last push, or the last check
+        checked_at = dict.fromkeys(self._captures, monotonic())
         while True:
             await asyncio.sleep(WATCH_S)
-            for inst_id, recorder in self._recorders.items():
-                if recorder.received != recorder.received_before:
-                    recorder.received_before = recorder.received
-                    recorder.heard_at = quiet_since[inst_id] = monotonic()
-                elif monotonic() - quiet_since[inst_id] >= INSTRUMENT_SILENT_S and inst_id not in checks:
-                    checks[inst_id] = asyncio.ensure_future(recorder.missed_by_feed())
-            for inst_id in [inst_id for inst_id, check in checks.items() if check.done()]:
-                silent = monotonic() - quiet_since[inst_id] >= INSTRUMENT_SILENT_S
-                quiet_since[inst_id] = monotonic()
-                if checks.pop(inst_id).result() and silent:
-                    feed.reconnect(f"no trade of {inst_id} for {INSTRUMENT_SILENT_S:.0f}s, but REST has newer ones")
+            for inst_id, capture in self._captures.items():
+                silent = monotonic() - max(capture.recorder.heard_at, checked_at[inst_id]) >= INSTRUMENT_SILENT_S
+                if silent and inst_id not in checks:
+                    checks[inst_id] = asyncio.ensure_future(capture.recorder.missed_by_feed())
+                elif inst_id in checks and checks[inst_id].done():
+                    checked_at[inst_id] = monotonic()
+                    if checks.pop(inst_id).result() and silent:
+                        feed.reconnect(f"no trade of {inst_id} for {INSTRUMENT_SILENT_S:.0f}s, but REST has newer ones")
 
-    async def _say_stats(self) -> None:
+    async def _log_stats(self) -> None:
         while True:
             await asyncio.sleep(STATS_S)
-            self._log_stats()
-
-    def _log_stats(self) -> None:
-        """Write the line that a person watches for."""
-        now = monotonic()
-        details = {}
-        for inst_id, recorder in self._recorders.items():
-            rate = (recorder.files.written - recorder.written_before) / max(0.001, now - self._stats_at)
-            recorder.written_before = recorder.files.written
-            stored = f"{rate:.1f}/s last={recorder.sequence.last} age={max(0.0, now - recorder.heard_at):.0f}s"
-            details[inst_id] = f"{stored} repaired={recorder.repaired} waiting={len(recorder.sequence.waiting)}"
-        self._stats_at = now
-        written = sum(recorder.files.written for recorder in self._recorders.values())
-        skipped = sum(recorder.sequence.skipped for recorder in self._recorders.values())
-        log.info(f"Stats: {written} written, {skipped} skipped", **details)
+            self._stats.log()
 
 
-def promised_end(exc: BaseException) -> BuildFailError | VaultError | None:
+def foreseen_error(exc: BaseException) -> BuildFailError | VaultError | None:
     """Return the foreseen reason to stop in what ended the exporter, if that is what it was."""
     if isinstance(exc, BaseExceptionGroup):
-        ends = [promised_end(part) for part in exc.exceptions]
+        ends = [foreseen_error(part) for part in exc.exceptions]
         return next((end for end in ends if end), None) if all(ends) else None
     return exc if isinstance(exc, BuildFailError | VaultError) else None
 
 
 def report(exc: Exception) -> int:
     """Log what ended the exporter and return the exit code."""
-    if end := promised_end(exc):
+    if end := foreseen_error(exc):
         log.critical(str(end))
         return end.exit_code
     log.critical("Unexpected error: please report it with what stands above", exc_info=exc)
     return 1
 
 
-async def capture(exporter: Exporter) -> int:
-    """Run the exporter until it fails or a signal asks it to stop; return the exit code."""
-    loop = asyncio.get_running_loop()
-    running = asyncio.ensure_future(exporter.run())
-    asked: list[int] = []
+class CaptureThread:
+    """Runs the exporter in a thread of its own, so that the main thread takes signals even while a disk hangs."""
 
-    def stop(signum: int, _: object) -> None:
-        if not asked:
-            asked.append(signum)
-            loop.call_soon_threadsafe(running.cancel)
+    def __init__(self, exporter: Exporter) -> None:
+        self.done = threading.Event()  # everything is on disk, or can't be
+        self.stop_asked_at: float | None = None
+        self._exporter = exporter
+        self._signal = ""
+        self._failure = 0  # the exit code of what ended it
+        self._running: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last is Windows' Ctrl+Break, which has no SIGHUP
-        signum = getattr(signal, name, None)
-        if signum and not (name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN):  # nohup
-            signal.signal(signum, stop)
-    urls = {"ws_url": exporter.ws_url, "rest_url": exporter.rest_url}
-    log.info(f"trades_exporter {VERSION} started", process=os.getpid(), **urls)
-    exit_code = 0
-    try:
-        await running
-    except asyncio.CancelledError:
-        if not asked:
-            raise
-        log.info("Stopped", signal=signal.Signals(asked[0]).name)
-    except Exception as exc:  # noqa: BLE001 - the outermost edge
-        exit_code = report(exc)
-    # all is on the disk; a thread that hangs in the system's DNS or in a dead disk is not waited for
-    leave = threading.Timer(LEAVE_S, os._exit, (exit_code,))
-    leave.daemon = True
-    leave.start()
-    return exit_code
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code: 0 where it was asked to stop and nothing failed."""
+        return self._failure or (0 if self._signal else 1)
+
+    def start(self) -> None:
+        """Start to capture; signals stop it from now on."""
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last is Windows' Ctrl+Break, which has no SIGHUP
+            signum = getattr(signal, name, None)
+            if signum and not (name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN):  # nohup
+                signal.signal(signum, self._stop)
+        self._thread.start()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the thread; tell whether it ended."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _stop(self, signum: int, _: object) -> None:
+        if self.stop_asked_at is None:
+            self.stop_asked_at, self._signal = monotonic(), signal.Signals(signum).name
+            if self._running:
+                loop, future = self._running
+                loop.call_soon_threadsafe(future.cancel)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._capture())
+        finally:
+            self.done.set()
+
+    async def _capture(self) -> None:
+        running = asyncio.ensure_future(self._exporter.run())
+        self._running = asyncio.get_running_loop(), running
+        if self._signal:  # it came before
+            running.cancel()
+        try:
+            await running
+        except asyncio.CancelledError:
+            log.info("Stopped", signal=self._signal)
+        except Exception as exc:  # noqa: BLE001 - the outermost edge
+            self._failure = report(exc)
+        self.done.set()
+
+
+def capture(exporter: Exporter) -> int:
+    """Run the exporter until it fails or a signal asks it to stop; return the exit code.
+
+    From a signal on it has STOP_S; a disk that hangs, or a thread in the system's DNS, is not waited for any longer.
+    """
+    thread = CaptureThread(exporter)
+    thread.start()
+    while not thread.done.wait(WATCH_S):
+        if thread.stop_asked_at is not None and monotonic() - thread.stop_asked_at >= STOP_S:
+            break
+    if not thread.join(LEAVE_S):
+        for stream in (sys.stdout, sys.stderr):
+            if stream and thread.done.is_set():
+                stream.flush()
+        os._exit(thread.exit_code)
+    return thread.exit_code
 
 
 # ------------------------------------------------------------------------------------------------------ command line
 
-LOG_PROCESSORS: list[structlog.typing.Processor] = [
-    structlog.stdlib.add_log_level,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
-]
+LEVEL_COLORS = {"warning": "33;1", "error": "31;1", "critical": "31;1"}
+
+
+def move_log(source: str, dest: str) -> None:
+    """Rename a full log file; copy and empty it where Windows forbids that, since somebody has it open."""
+    try:
+        Path(source).replace(dest)
+    except PermissionError:
+        shutil.copyfile(source, dest)
+        os.truncate(source, 0)
 
 
 class BoundedLog(logging.handlers.RotatingFileHandler):
-    """A rotating log that goes on where Windows forbids to rename a file that somebody else has open."""
+    """A rotating log file; where an old one can't be moved, the present one goes on for as long again."""
 
-    def rotate(self, source: str, dest: str) -> None:
-        """Rename, or copy and empty."""
-        try:
-            Path(source).replace(dest)
-        except PermissionError:
-            shutil.copyfile(source, dest)
-            os.truncate(source, 0)
+    rotator = staticmethod(move_log)
 
     def doRollover(self) -> None:  # noqa: N802 - the name of the standard library
-        """Move each file one on; where even a copy is refused, go on in the present one for as long again."""
-        if self.stream:
-            self.stream.close()
-        names = [self.baseFilename, *(f"{self.baseFilename}.{number}" for number in range(1, self.backupCount + 1))]
+        """Move each file one on."""
         try:
-            for source, dest in reversed(list(itertools.pairwise(names))):
-                if Path(source).exists():
-                    self.rotate(source, dest)
+            super().doRollover()
             self.maxBytes = LOG_BYTES
         except OSError:
             self.maxBytes += LOG_BYTES
-        self.stream = self._open()
+            self.stream = self.stream or self._open()
 
 
-def shows_colors() -> bool:
-    """Tell whether a person is watching in colour; Windows' console has to be asked for it."""
+def prepare_console() -> bool:
+    """Tell whether to write in colour; Windows' console has to be asked for it, and not to freeze us at a click."""
     if sys.platform == "win32" and on_terminal():
         kernel32, mode = ctypes.windll.kernel32, ctypes.c_ulong()
-        console = kernel32.GetStdHandle(-12)  # standard error
-        kernel32.GetConsoleMode(console, ctypes.byref(mode))
-        return bool(kernel32.SetConsoleMode(console, mode.value | 4))  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
+        keyboard, screen = kernel32.GetStdHandle(-10), kernel32.GetStdHandle(-12)  # standard input and error
+        if kernel32.GetConsoleMode(keyboard, ctypes.byref(mode)):
+            kernel32.SetConsoleMode(
+                keyboard, mode.value & ~0x40 | 0x80
+            )  # no QuickEdit, which the second flag goes with
+        kernel32.GetConsoleMode(screen, ctypes.byref(mode))
+        return bool(kernel32.SetConsoleMode(screen, mode.value | 4))  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
     return on_terminal()
 
 
-def shown_value(value: object) -> str:
+def log_value(value: object) -> str:
     """Return a value of a line of the log, in quotes where it is not one word."""
     return value if isinstance(value, str) and not re.search(r"""[\s="']""", value) else repr(value)
 
 
-def add_log_handler(handler: logging.Handler, *, colors: bool) -> None:
-    """Send every line of the log to this handler too: UTC time, level, message, key=value pairs.
+def log_line(event: structlog.typing.EventDict, *, colors: bool) -> str:
+    """Return a line of the log: UTC time, level, message, key=value pairs."""
 
-    structlog's own colours need a package more on Windows, so these are ours.
-    """
-    bright, dim, key, value, reset = (f"\x1b[{code}m" if colors else "" for code in (1, 2, 36, 35, 0))
-    levels = structlog.dev.ConsoleRenderer.get_default_level_styles(colors)
-    column, text = structlog.dev.Column, structlog.dev.KeyValueColumnFormatter
-    columns = [
-        column("timestamp", text(None, dim, reset, str)),
-        column("level", structlog.dev.LogLevelColumnFormatter({k: v + bright for k, v in levels.items()}, reset)),
-        column("event", text(None, bright, reset, str, width=30)),
-        column("", text(key, value, reset, shown_value)),
+    def colored(text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if colors else text
+
+    now, level, message = event.pop("timestamp"), event.pop("level"), str(event.pop("event"))
+    trace = event.pop("exception", "")
+    pairs = " ".join(f"{colored(key, '36')}={log_value(value)}" for key, value in event.items())
+    level = colored(f"{level:8}", LEVEL_COLORS.get(level, "32"))
+    text = f"{colored(now, '2')} [{level}] {colored(message, '1')} {pairs}"
+    return text.rstrip() + (f"\n{trace}" if trace else "")
+
+
+def add_timestamp(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Add the UTC time, to the millisecond."""
+    return {**event, "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+
+
+LOG_PROCESSORS: list[structlog.typing.Processor] = [structlog.stdlib.add_log_level, add_timestamp]
+
+
+def add_log_handler(handler: logging.Handler, *, colors: bool) -> None:
+    """Send every line of the log to this handler too."""
+    processors: list[structlog.typing.Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,
+        lambda _, __, event: log_line(event, colors=colors),
     ]
-    plain = structlog.dev.plain_traceback
-    renderer = structlog.dev.ConsoleRenderer(columns=columns, sort_keys=False, exception_formatter=plain)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(renderer, foreign_pre_chain=LOG_PROCESSORS))
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=processors, foreign_pre_chain=LOG_PROCESSORS))
     logging.getLogger().addHandler(handler)
 
 
@@ -2655,9 +4189,13 @@ def start_log() -> None:
     logging.raiseExceptions = False  # a log that can't be written (disk full, console gone) stops nothing
     logging.getLogger("trades_exporter").setLevel(logging.INFO)
     if sys.stderr:
-        add_log_handler(logging.StreamHandler(), colors=shows_colors())
+        add_log_handler(logging.StreamHandler(), colors=prepare_console())
     structlog.configure(
-        processors=[*LOG_PROCESSORS, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *LOG_PROCESSORS,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
@@ -2671,19 +4209,33 @@ def file_name(text: str) -> Path:
     return Path(text)
 
 
-def hours(text: str) -> float:
-    """Take a number of hours from 0 on from the command line."""
-    if not re.fullmatch(r"\d{1,6}(\.\d+)?", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours from 0 on")
-    return float(text)
+def since_day(text: str) -> str:
+    """Take a UTC day from the command line, or `now`."""
+    if text == "now":
+        return text
+    try:
+        day = date.fromisoformat(text) if re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII) else None
+    except ValueError:  # there is no such day
+        day = None
+    if day is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date like 2026-11-21, and not `now`")
+    if not FIRST_DAY <= text <= datetime.now(UTC).date().isoformat():
+        raise argparse.ArgumentTypeError(
+            f"{text} is in the future, or before {FIRST_DAY}: OKX's archives name no taker before"
+        )
+    return text
+
+
+def removed_option(_: str) -> None:
+    """Refuse --backfill-hours, which version 1.0 had."""
+    raise argparse.ArgumentTypeError("it is gone: everything missed is fetched now; see --since")
 
 
 def address(text: str, schemes: tuple[str, ...]) -> str:
     """Take a URL from the command line."""
     try:
         url = urlsplit(text)
-        labels = (url.hostname or "").rstrip(".").split(".")
-        valid = url.scheme in schemes and all(0 < len(label) < 64 for label in labels) and url.port != -1
+        valid = url.scheme in schemes and url.hostname and url.port != -1
     except ValueError:  # what can't be a host or a port
         valid = False
     if not valid or re.search(r"\s", text):
@@ -2697,40 +4249,42 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="trades_exporter.py",
         description=f"Record every trade of {' and '.join(INSTRUMENTS)} on OKX into daily files, until Ctrl+C.",
         epilog="Exit codes: 0 stopped cleanly, or nothing wrong found; 1 something found, or an unexpected error;"
-        " 2 wrong usage; 3 BUILD_FAIL; 4 the Vault can't be used.",
+        " 2 wrong usage; 3 BUILD_FAIL; 4 the Vault or the log file can't be used.",
         allow_abbrev=False,
     )
-    judge = parser.add_mutually_exclusive_group()
-    judge.add_argument("--verify", action="store_true", help="check the format of every stored line, and exit")
-    audit_help = "compare stored UTC days (default: yesterday) with OKX's 1-minute candles, and exit"
+    add_judge, add = parser.add_mutually_exclusive_group().add_argument, parser.add_argument
+    add_judge("--verify", action="store_true", help="check the format of every stored line, and exit")
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
-    judge.add_argument(
+    audit_help = "compare UTC days (default: yesterday) with OKX's candles, and exit"
+    add_judge(
         "--audit", nargs="?", const=(yesterday, yesterday), type=day_range, metavar="DATE[..DATE]", help=audit_help
     )
-    add = parser.add_argument
-    add("--vault", type=file_name, default=HERE / "Vault", metavar="DIR", help="Vault beside the script")
-    log_file = HERE / "trades_exporter.log"
-    add("--log-file", type=file_name, default=log_file, metavar="FILE", help="trades_exporter.log beside the script")
+    vault_help = "data folder (default: Vault next to the script)"
+    add("--vault", type=file_name, default=HERE / "Vault", metavar="DIR", help=vault_help)
+    log_help = "log file (default: trades_exporter.log next to the script)"
+    add("--log-file", type=file_name, default=HERE / "trades_exporter.log", metavar="FILE", help=log_help)
     web_socket, web = partial(address, schemes=("wss", "ws")), partial(address, schemes=("https", "http"))
-    add("--ws-url", type=web_socket, default=WS_URL, metavar="URL", help=WS_URL)
-    add("--rest-url", type=web, default=REST_URL, metavar="URL", help=REST_URL)
-    how_far = "24: how far back a gap is repaired; 0: none is, each is put on record at once"
-    add("--backfill-hours", type=hours, default=24.0, metavar="H", help=how_far)
+    add("--ws-url", type=web_socket, default=WS_URL, metavar="URL", help=f"default: {WS_URL}")
+    rest_help = f"default: {REST_URLS[0]}, and {REST_URLS[1]} where that can't be reached"
+    add("--rest-url", type=web, metavar="URL", help=rest_help)
+    add("--archive-url", type=web, default=ARCHIVE_URL, metavar="URL", help=f"default: {ARCHIVE_URL}")
+    since_help = "UTC day from which every trade is wanted, as far as OKX has it; now: don't fetch what was missed"
+    add("--since", type=since_day, metavar="DATE", help=since_help)
+    add("--backfill-hours", type=removed_option, help=argparse.SUPPRESS)
     add("--version", action="version", version=f"trades_exporter {VERSION}")
     return parser.parse_args(argv)
 
 
-def run_capture(args: argparse.Namespace) -> int:
+def run_capture(args: argparse.Namespace, rest_urls: list[str]) -> int:
     """Record until stopped and return the exit code."""
     vault = Vault(args.vault)
     vault.lock()
     try:
         handler = BoundedLog(args.log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
     except OSError as exc:
-        log.error(f"The log file {args.log_file} can't be written: {exc}")
-        return 2
+        raise VaultError(f"The log file {args.log_file} can't be written: {exc}") from exc
     add_log_handler(handler, colors=False)
-    return asyncio.run(capture(Exporter(vault, args.ws_url, args.rest_url, args.backfill_hours)))
+    return capture(Exporter(vault, args.ws_url, rest_urls, args.archive_url, args.since or ""))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -2740,14 +4294,15 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a console of another code page must not stop anything
     start_log()
+    rest_urls = [args.rest_url] if args.rest_url else REST_URLS
     try:
         if not args.verify and not args.audit:
-            return run_capture(args)
+            return run_capture(args, rest_urls)
         if not args.vault.is_dir():
             raise VaultError(f"There is no Vault at {args.vault}")
         if args.verify:
             return verify(Vault(args.vault))
-        return asyncio.run(audit(Vault(args.vault), args.rest_url, *map(str, args.audit)))
+        return asyncio.run(audit(Vault(args.vault), rest_urls, *map(str, args.audit)))
     except KeyboardInterrupt:
         return 1
     except Exception as exc:  # noqa: BLE001 - the outermost edge

@@ -1,12 +1,13 @@
-"""A fake OKX on loopback: REST and the public WebSocket on one port, behaving as OKX does, with faults to switch on.
+"""A fake OKX on loopback: REST, the daily archives and the public WebSocket on one port, with faults to switch on.
 
     with FakeOKX(seed=1, rate=50) as okx:
-        ... okx.ws_url, okx.rest_url, okx.ledger["BTC-USDT-SWAP"], okx.faults.lose = 0.1, okx.half_open() ...
+        ... okx.ws_url, okx.rest_url, okx.archive_url, okx.ledger["BTC-USDT-SWAP"], okx.faults.lose = 0.1 ...
 
 By hand, for people without access to OKX: `python tests/fake_okx.py --port 8900`.
 
 The parts, in the order below: the market (one instrument: its trades, pushes and candles; no socket, no clock), the
-faults (one switch a field), the exchange (REST, WebSocket, the clock and the thread they live in), the command line.
+archives (a past day as a zip file), the faults (one switch a field), the exchange (REST, WebSocket, the clock and the
+thread they live in), a proxy, the command line.
 
 The exchange runs in a thread of its own. Its methods may be called from any thread; `faults`, `rates` and `instruments`
 may be changed and `ledger`, `pushes`, `requests` and `received` read at any time.
@@ -14,28 +15,39 @@ may be changed and `ledger`, `pushes`, `requests` and `received` read at any tim
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import copy
+import gc
+import hashlib
 import heapq
 import itertools
 import math
+import os
 import random
 import re
 import signal
+import socket
+import socketserver
+import ssl
 import struct
+import tempfile
 import threading
 import time
+import zipfile
 import zlib
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from operator import attrgetter
+from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
+from urllib.parse import urlsplit
 
 import orjson
 from aiohttp import WSMsgType, web
@@ -44,7 +56,9 @@ BTC = "BTC-USDT-SWAP"
 ETH = "ETH-USDT-SWAP"
 FIRST_ID = 2_978_601_964  # the id of the first BTC trade, of the size real ones have
 START = "2026-11-21T12:00:00Z"  # the exchange's time when it opens, unless told otherwise
-HISTORY_DAYS = 90  # how far back history-trades goes
+HISTORY_DAYS = 90.0  # how far back history-trades goes
+ARCHIVE_AFTER_H = 7.5  # an archive appears so long after the end of its day (in UTC+8)
+DAY_MS = 86_400_000
 REST_LIMITS = {  # requests in 2 s per IP, and the largest `limit`
     "/api/v5/public/instruments": (20, 0),
     "/api/v5/market/trades": (100, 500),
@@ -60,6 +74,7 @@ TICK_S = 0.01  # trades are made and sent in batches, once per tick
 MAX_STALL_S = 0.5  # of trading made up for after this process was stopped or starved
 CONTROL_S = 120.0  # deadline of one control call into the exchange's thread
 SHUFFLE_S = 0.2  # a shuffled push comes this late at most; the exporter waits 0.25 s for late ones
+CROSSING_TRADES = 100  # at most so many neighbouring trades have times that fall while their ids rise
 ABSENT = object()  # as a field's value: the field is left out
 
 INSTRUMENT_ROW: dict[str, object] = orjson.loads(
@@ -193,7 +208,7 @@ class Market:
         self._tick = scaled_value(tick)
         self._ct_val = scaled_value(ct_val)
         self._seq_id = 344_430_848_209
-        self._made_at: list[float] = []  # per order: monotonic time, and the ledger's length after it
+        self._made_at: list[float] = []  # when orders were made (monotonic, rising), and the ledger's length after each
         self._made_end: list[int] = []
         self._candles: dict[int, Candle] = {}
         self._minutes: list[int] = []  # the keys of _candles, sorted
@@ -218,8 +233,11 @@ class Market:
             total += scaled_value(text)
             self.ledger.append(Trade(trade_id, px, text, side, ts))
         self.next_id += count
-        self._made_at.append(made_at)
-        self._made_end.append(len(self.ledger))
+        if self._made_at and self._made_at[-1] >= made_at:  # what is visible stays a prefix of the ledger
+            self._made_end[-1] = len(self.ledger)
+        else:
+            self._made_at.append(made_at)
+            self._made_end.append(len(self.ledger))
         self._add_to_candle(ts, price, total)
         self._seq_id += chance.randrange(40)
         push_sz = self.ledger[-1].sz if count == 1 else decimal_text(total)
@@ -266,6 +284,11 @@ class Market:
 
     # Looking things up
 
+    def span(self, begin: int, end: int) -> tuple[int, int]:
+        """Return between which positions of the ledger the trades of this time (ms; end exclusive) stand."""
+        start, stop = (bisect_left(self.ledger, ts, key=ts_of) for ts in (begin, end))
+        return (start, stop) if start < stop else (0, 0)
+
     def position(self, trade_id: int, ts: int | None = None) -> int:
         """Where this trade stands in the ledger (the newest of that id, or the one with this ts); -1: nowhere."""
         ends = [*self.epochs[1:], len(self.ledger)]
@@ -291,7 +314,8 @@ class Market:
     def page_by_time(self, view: View, after: int | None, limit: int, chance: random.Random) -> list[Trade]:
         """Return the newest `limit` trades with ts < after; of the oldest ms any part, which the limit may cut."""
         end = len(self.ledger) if after is None else bisect_left(self.ledger, after, key=ts_of)
-        trades = view.newest_first(self.ledger, 0, end)
+        trades = view.newest_first(self.ledger, 0, end + CROSSING_TRADES)
+        trades = (trade for trade in trades if after is None or trade.ts < after)
         page = list(itertools.islice(trades, limit))
         page += itertools.takewhile(lambda trade: trade.ts == page[-1].ts, trades)
         return shuffle_milliseconds(page, chance)[:limit]
@@ -316,9 +340,233 @@ class Market:
         return rows
 
 
+def make_past(market: Market, count: int, begin: int, end: int) -> None:
+    """Make `count` single trades, evenly from begin to end (ms); REST shows them with those made before."""
+    collects = gc.isenabled()
+    gc.disable()  # it would look through the growing ledger again and again, and find nothing
+    goal = len(market.ledger) + count
+    while (left := goal - len(market.ledger)) > 0:
+        moment = begin + (end - begin) * (count - left) // count
+        market.make_order(moment, -math.inf, count=min(left, market.usual_count()))
+    if collects:
+        gc.enable()
+
+
+def crossing_times(midnight: int | str, count: int = 6, spread_ms: int = 400) -> list[int]:
+    """Return times (ms) that lie after and before a midnight (ms, or ISO) in turn, for trades whose ids rise.
+
+    Told: `okx.trade(ts=ts)` for each. Of a past that nobody was told: `okx.trade(ts=ts, lost=True)`.
+    """
+    middle = utc_ms(midnight) if isinstance(midnight, str) else midnight
+    return [middle + (-spread_ms if index % 2 else spread_ms) for index in range(count)]
+
+
+def utc_ms(text: str) -> int:
+    """'2026-11-21T23:59:50Z' in ms since 1970."""
+    moment = datetime.fromisoformat(text)
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
 def shuffle_milliseconds(trades: list[Trade], chance: random.Random) -> list[Trade]:
     """Newest ms first, and in any order within one: so OKX answers."""
     return sorted(trades, key=lambda trade: (-trade.ts, chance.random()))
+
+
+# -------------------------------------------------------------------------------------------------- the archives
+
+
+ARCHIVE_PATH = "/cdn/okex/traderecords/trades/daily"
+ARCHIVE_FIELDS = ("instrument_name", "trade_id", "side", "price", "size", "created_time", "source")
+ARCHIVE_HEADER = ",".join(ARCHIVE_FIELDS) + "\r\n"
+ARCHIVE_CHUNK = 20_000  # rows that are written at once
+BOMB_BLOCK = 2**26  # bytes; BOMB_BLOCKS of them are what a bomb unpacks to: 4.4 GB
+BOMB_BLOCKS = 66
+ArchiveRows = dict[int, Row | None]  # what becomes of some ids' rows: fields changed (ABSENT: left out), or no row
+
+
+class ArchiveText(NamedTuple):
+    """How a CSV is written: its header, what becomes of each row, and of the second and each thousandth after it."""
+
+    header: str = ARCHIVE_HEADER
+    each: Callable[[str], str] | None = None
+    some: Callable[[str, Iterator[str]], str] | None = None  # takes the row, and those that follow
+
+
+def upper_case(row: str) -> str:
+    """Write the side in upper case."""
+    return row.replace(",buy,", ",BUY,").replace(",sell,", ",SELL,")
+
+
+def other_side(row: str) -> str:
+    """Return the row with the other side."""
+    return row.replace(",buy,", ",sell,") if ",buy," in row else row.replace(",sell,", ",buy,")
+
+
+def without_source(row: str) -> str:
+    """Leave out the last field."""
+    return row.rpartition(",")[0] + "\r\n"
+
+
+def backwards(row: str) -> str:
+    """Turn round the order of the fields."""
+    return ",".join(reversed(row.rstrip().split(","))) + "\r\n"
+
+
+def with_price(row: str, price: str) -> str:
+    """Replace the price; {} in it is the price there was."""
+    fields = row.split(",")
+    return ",".join([*fields[:3], price.format(fields[3]), *fields[4:]])
+
+
+GBK_HEADER = "instrument_name/交易对,trade_id/撮合id,side/交易方向,price/价格,size/数量,created_time/成交时间\r\n"
+ARCHIVE_TEXTS = {  # CSVs, by kind of fault
+    "": ArchiveText(),
+    "old header": ArchiveText(header=without_source(ARCHIVE_HEADER), each=without_source),
+    "GBK header": ArchiveText(header=GBK_HEADER, each=without_source),
+    "unknown header": ArchiveText(header="symbol,id,taker,px,qty,time,flag\r\n"),
+    "no header": ArchiveText(header=""),
+    "moved columns": ArchiveText(header=backwards(ARCHIVE_HEADER), each=backwards),
+    "BOM": ArchiveText(header="\ufeff" + ARCHIVE_HEADER),
+    "LF": ArchiveText(header=ARCHIVE_HEADER.replace("\r", ""), each=lambda row: row.replace("\r", "")),
+    "upper case": ArchiveText(each=upper_case),
+    "doubled": ArchiveText(each=lambda row: row * 2),
+    "both sides": ArchiveText(each=lambda row: upper_case(row + other_side(row))),  # as in October 2021
+    "out of order": ArchiveText(some=lambda row, rest: next(rest, "") + row),
+    "holes": ArchiveText(some=lambda _row, _rest: ""),
+    "noise": ArchiveText(some=lambda row, _rest: with_price(row, "{}0000000001")),
+    "bad rows": ArchiveText(some=lambda row, _rest: with_price(row, "-1.0")),
+    "short rows": ArchiveText(some=lambda row, _rest: row[: len(row) // 2] + "\r\n"),
+}
+ARCHIVE_ZIPS = (  # files, by kind of fault, with an ordinary CSV in them or none
+    *("empty", "no rows", "two members", "path outside", "bad CRC", "truncated", "not a zip", "bomb", "hidden bomb"),
+    *("other instrument", "other day"),
+)
+ARCHIVE_ANSWERS = {  # HTTP answers instead of the file
+    "missing": 404,
+    "refused": 403,
+    "429": 429,
+    "500": 500,
+    "503": 503,
+    "html": 200,
+}
+ARCHIVE_WAYS = ("hang", "reset", "stall midway", "cut midway", "wrong MD5", "no MD5")  # what happens on the way
+ARCHIVE_FAULTS = (*list(ARCHIVE_TEXTS)[1:], *ARCHIVE_ZIPS, *ARCHIVE_ANSWERS, *ARCHIVE_WAYS)  # all kinds there are
+
+
+def archive_rows(inst_id: str, ledger: list[Trade], start: int, end: int, changed: ArchiveRows) -> Iterator[str]:
+    """Write the trades from position start to end - 1 as rows of the CSV, numbers as printed floats."""
+    for first in range(start, end, ARCHIVE_CHUNK):
+        for trade_id, px, sz, side, ts in ledger[first : min(first + ARCHIVE_CHUNK, end)]:
+            price = px if "." in px else px + ".0"
+            size = sz if "." in sz else sz + ".0"
+            if changed and trade_id in changed:
+                values = (inst_id, str(trade_id), side, price, size, str(ts), "0")
+                fields = changed[trade_id]
+                if fields is not None:
+                    row = dict(zip(ARCHIVE_FIELDS, values, strict=True)) | fields
+                    yield ",".join(str(value) for value in row.values() if value is not ABSENT) + "\r\n"
+                continue
+            yield f"{inst_id},{trade_id},{side},{price},{size},{ts},0\r\n"
+
+
+def archive_text(rows: Iterator[str], kind: str) -> Iterator[bytes]:
+    """Write the CSV with its header, piece by piece, spoiled as this kind of fault will have it."""
+    text = ARCHIVE_TEXTS.get(kind, ARCHIVE_TEXTS[""])
+    if kind == "empty":
+        return
+    yield text.header.encode("gbk" if kind == "GBK header" else "utf-8")
+    if kind == "no rows":
+        return
+    spoiled = rows if text.each is None else map(text.each, rows)
+    if text.some is not None:
+        spoiled = spoil_some(text.some, spoiled)
+    while piece := "".join(itertools.islice(spoiled, ARCHIVE_CHUNK)):
+        yield piece.encode()
+
+
+def spoil_some(change: Callable[[str, Iterator[str]], str], rows: Iterator[str]) -> Iterator[str]:
+    """Change the second row and each thousandth after it."""
+    for index, row in enumerate(rows):
+        yield change(row, rows) if index % 1000 == 1 else row
+
+
+def write_archive(path: Path, name: str, pieces: Iterable[bytes], kind: str) -> None:
+    """Write the zip file with a CSV of this name, spoiled as this kind of fault will have it."""
+    if kind == "not a zip":
+        path.write_bytes(b"<html><body>Service Unavailable</body></html>" * 100)
+        return
+    if kind in ("bomb", "hidden bomb"):
+        write_bomb(path, name, hidden=kind == "hidden bomb")
+        return
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        with file.open("../" + name if kind == "path outside" else name, "w") as member:
+            for piece in pieces:
+                member.write(piece)
+        if kind == "two members":
+            file.writestr("2_" + name, ARCHIVE_HEADER)
+        if kind == "bad CRC":
+            file.infolist()[0].CRC ^= 1  # of the directory that is written at the end
+    if kind == "truncated":
+        os.truncate(path, path.stat().st_size // 2)
+
+
+def write_bomb(path: Path, name: str, *, hidden: bool) -> None:
+    """Write a zip of 4 MB with a header line and 4.4 GB of zeros in it; hidden: it says that it were 1 MB."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    content = packer.compress(ARCHIVE_HEADER.encode()) + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(bytes(BOMB_BLOCK)) + packer.flush(zlib.Z_FULL_FLUSH)  # after a full flush: always the same
+    content += block * BOMB_BLOCKS + packer.flush()
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(name, content)
+        info = file.infolist()[0]
+        info.compress_type = zipfile.ZIP_DEFLATED
+        info.file_size = 1_000_000 if hidden else len(ARCHIVE_HEADER) + BOMB_BLOCK * BOMB_BLOCKS
+    with path.open("r+b") as raw:  # the method in the header before the content
+        raw.seek(8)
+        raw.write(struct.pack("<H", zipfile.ZIP_DEFLATED))
+
+
+class Archives:
+    """The archives of past days, made in a folder when they are asked for, and kept until the ledger changes."""
+
+    def __init__(self, markets: Mapping[str, Market], folder: Path) -> None:
+        self._markets = markets
+        self._folder = folder
+        self._made: dict[tuple[str, str, str], tuple[str, Path, str]] = {}
+        self._lock = threading.Lock()  # one is made at a time; whoever wants the same one waits for it
+        self._number = itertools.count()
+
+    def get(self, inst_id: str, day: str, kind: str, changed: ArchiveRows) -> tuple[Path, str]:
+        """Return the file of a day (of UTC+8) and its MD5 in base64.
+
+        Raises LookupError for an unknown instrument, or where nothing was traded on that day.
+        """
+        market = self._markets[inst_id]
+        if market.span(*archive_times(day)) == (0, 0):
+            raise LookupError(f"{inst_id} was not traded on {day}")
+        if kind == "other instrument":
+            market = next(other for name, other in self._markets.items() if name != inst_id)
+        if kind == "other day":
+            day = (date.fromisoformat(day) - timedelta(days=1)).isoformat()
+        kind = kind if kind in ARCHIVE_TEXTS or kind in ARCHIVE_ZIPS else ""
+        start, end = market.span(*archive_times(day))
+        stand = repr((start, end, sorted(changed.items())))
+        with self._lock:
+            made = self._made.get((inst_id, day, kind))
+            if made is None or made[0] != stand:
+                path = self._folder / f"archive{next(self._number)}.zip"
+                rows = archive_rows(market.inst_id, market.ledger, start, end, changed)
+                write_archive(path, f"{market.inst_id}-trades-{day}.csv", archive_text(rows, kind), kind)
+                with path.open("rb") as file:
+                    md5 = base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode()
+                made = self._made[inst_id, day, kind] = (stand, path, md5)
+        return made[1:]
+
+
+def archive_times(day: str) -> tuple[int, int]:
+    """Return when a day of UTC+8 begins and ends, in ms; ValueError if there is no such day."""
+    end = utc_ms(f"{day}T16:00:00Z")
+    return end - DAY_MS, end
 
 
 # ---------------------------------------------------------------------------------------------------- the faults
@@ -344,7 +592,9 @@ class Faults:
     skip_id: float = 0.0  # probability that before an order one id is left out: it never exists
     several_rows: float = 0.0  # probability that a push shares its frame with the next one of the instrument
     # Connections
-    ws_refuse: str = ""  # "503", "stall" (no answer at all), "reset" or "close": so every new connection is treated
+    # So every new connection is treated: "503", "html", "stall" (no answer at all), "reset", "close" or "redirect
+    # LOCATION", to one of STRANGE_LOCATIONS, say
+    ws_refuse: str = ""
     ws_script: deque[str] = field(default_factory=deque)  # the same for one attempt each, then "" = works
     reject_code: str = ""  # subscriptions are refused with this code …
     reject_left: float = math.inf  # … so many more times
@@ -354,7 +604,7 @@ class Faults:
     always_notice: bool = False  # each connection hears of an upgrade (64008) as soon as it is subscribed
     # REST
     rest_only: str = ""  # the REST faults concern only paths that hold this; latency concerns all
-    rest: dict[str, float] = field(default_factory=dict)  # kind (see REST_FAILURES): probability per request
+    rest: dict[str, float] = field(default_factory=dict)  # kind (REST_FAILURES, or "redirect LOCATION"): probability
     rest_latency_s: float = 0.0  # each answer is made at once and sent so much later …
     rest_latency_jitter_s: float = 0.0  # … plus up to this much
     rest_lag_s: float = 0.0  # trades younger than this are not in REST yet …
@@ -363,6 +613,15 @@ class Faults:
     rest_hidden: dict[tuple[str, int], float] = field(default_factory=dict)  # (instId, id): until; see hide()
     rest_corrupt: dict[tuple[str, int], tuple[Row, float]] = field(default_factory=dict)  # see corrupt()
     unconfirmed: set[int] = field(default_factory=set)  # minutes (ts) whose candle is never confirmed
+    rest_reach_days: float = HISTORY_DAYS  # history-trades shows nothing older; candles reach back for ever
+    rest_beyond: str = "empty"  # what is answered where all asked for is older: nothing, or "newer": the newest trades
+    time_offset_ms: int = 0  # by so much /public/time is ahead of the clock by which trades are made
+    # Archives; a day is the one in the file's name
+    archive: dict[str, str] = field(default_factory=dict)  # day, or "all": kind (see ARCHIVE_FAULTS)
+    archive_often: dict[str, float] = field(default_factory=dict)  # kind: probability per request
+    archive_rows: dict[str, ArchiveRows] = field(default_factory=dict)  # by instId; see spoil_archive()
+    archive_after_h: float = ARCHIVE_AFTER_H  # from the end of a day until its archive is there
+    archive_bytes_per_s: float = math.inf  # how fast a file is sent
 
 
 REST_FAILURES: dict[str, tuple[int, bytes]] = {  # HTTP status and body; "reset", "hang" and "truncated" are built in
@@ -382,6 +641,9 @@ REST_FAILURES: dict[str, tuple[int, bytes]] = {  # HTTP status and body; "reset"
     "a list": (200, b"[]"),
     "null": (200, b"null"),
 }
+
+
+STRANGE_LOCATIONS = ("http://[", "wss://x..y/", "http://x..y/", "//", "http://127.0.0.1:99999/", "foo://bar")
 
 
 # -------------------------------------------------------------------------------------------------- the exchange
@@ -422,12 +684,6 @@ def websocket_frame(payload: bytes, opcode: int = 1, *, final: bool = True) -> b
     return head + payload
 
 
-def utc_ms(text: str) -> int:
-    """'2026-11-21T23:59:50Z' in ms since 1970."""
-    moment = datetime.fromisoformat(text)
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
 def instrument_row(inst_id: str, number: int) -> Row:
     """Return the instrument's row for `/public/instruments`."""
     base = inst_id.partition("-")[0]
@@ -442,7 +698,8 @@ def instrument_row(inst_id: str, number: int) -> Row:
 class FakeOKX:
     """The exchange. A context manager; inside, it trades `rate` pushes a second and instrument, and serves them.
 
-    `start` is the exchange's time now (ms, or ISO); it runs `speed` times as fast as ours.
+    `start` is the exchange's time now (ms, or ISO); it runs `speed` times as fast as ours. With `tls` everything is
+    served over TLS; `ca_file` is then what a client has to trust, in the environment variable SSL_CERT_FILE, say.
     """
 
     def __init__(
@@ -457,8 +714,11 @@ class FakeOKX:
         port: int = 0,
         host: str = "127.0.0.1",
         idle_s: float = 30.0,
+        tls: bool = False,
     ) -> None:
         self.host = host
+        self.tls = tls
+        self.ca_file: Path | None = None  # while it is open, with tls
         self.port = port
         self.idle_s = idle_s
         self.faults = Faults()
@@ -498,6 +758,10 @@ class FakeOKX:
     # The thread
 
     def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="fake-okx-", ignore_cleanup_errors=True)
+        self._archives = Archives(self.markets, Path(self._folder.name))
+        if self.tls:
+            self.ca_file = Path(self._folder.name) / "ca.pem"
         self._thread.start()
         self._opened.result(CONTROL_S)
         return self
@@ -506,6 +770,7 @@ class FakeOKX:
         with contextlib.suppress(RuntimeError):  # the loop is closed if the exchange failed
             self._running_loop().call_soon_threadsafe(self._stop.set)
         self._thread.join(CONTROL_S)
+        self._folder.cleanup()
         if self._failure:
             raise self._failure
 
@@ -522,10 +787,12 @@ class FakeOKX:
         app = web.Application()
         app.router.add_get("/ws/v5/public", self._websocket)
         app.router.add_get("/api/{rest:.*}", self._rest)
+        app.router.add_get(ARCHIVE_PATH + "/{folder}/{name}", self._archive)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         try:
-            await web.TCPSite(runner, self.host, self.port).start()
+            context = server_context(self.host, ca_file=self.ca_file) if self.ca_file else None
+            await web.TCPSite(runner, self.host, self.port, ssl_context=context).start()
             self.port = runner.addresses[0][1]
             trading = asyncio.create_task(self._trade_until_stopped())
             self._opened.set_result(None)
@@ -566,12 +833,17 @@ class FakeOKX:
     @property
     def ws_url(self) -> str:
         """For `--ws-url`."""
-        return f"ws://{self.host}:{self.port}/ws/v5/public"
+        return f"{'wss' if self.tls else 'ws'}://{self.host}:{self.port}/ws/v5/public"
 
     @property
     def rest_url(self) -> str:
         """For `--rest-url`."""
-        return f"http://{self.host}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
+
+    @property
+    def archive_url(self) -> str:
+        """For `--archive-url`."""
+        return self.rest_url + ARCHIVE_PATH
 
     @property
     def ledger(self) -> dict[str, list[Trade]]:
@@ -588,13 +860,12 @@ class FakeOKX:
         return self._clock_ms(time.monotonic())
 
     def _clock_ms(self, monotonic: float) -> int:
-        return self._start_ms + int((monotonic - self._started) * 1000 * self._speed)
+        start, started, speed = self._clock
+        return start + int((monotonic - started) * 1000 * speed)
 
     def set_clock(self, start: int | str, speed: float = 1.0) -> None:
         """From now on it is `start` (ms, or ISO), running `speed` times as fast as our time."""
-        self._start_ms = utc_ms(start) if isinstance(start, str) else start
-        self._started = time.monotonic()
-        self._speed = speed
+        self._clock = (utc_ms(start) if isinstance(start, str) else start, time.monotonic(), speed)
 
     async def _trade_until_stopped(self) -> None:
         last = time.monotonic()
@@ -691,10 +962,8 @@ class FakeOKX:
         answer = self._throttle(request.remote, path)
         if answer is None:
             kind = self._rest_failure(path)
-            if kind == "reset":
-                return self._reset(request)
-            if kind == "hang":
-                await self._stop.wait()
+            if refused := await self._refuse(request, kind):
+                return refused
             if kind in REST_FAILURES:
                 answer = REST_FAILURES[kind]
             else:
@@ -720,6 +989,16 @@ class FakeOKX:
                     return kind
         return ""
 
+    async def _refuse(self, request: web.Request, kind: str) -> web.StreamResponse | None:
+        """Treat a request as a fault will have it that all servers share; None: it is none of these."""
+        if kind in ("hang", "stall"):
+            await self._stop.wait()
+        if kind in ("hang", "stall", "reset"):
+            return self._reset(request)
+        if kind.startswith("redirect "):
+            return web.Response(status=302, headers={"Location": kind.removeprefix("redirect ")})
+        return None
+
     def _reset(self, request: web.Request) -> web.StreamResponse:
         if request.transport:
             request.transport.abort()
@@ -732,7 +1011,7 @@ class FakeOKX:
             "/api/v5/market/trades": self._newest_trades,
             "/api/v5/market/history-trades": self._history_trades,
             "/api/v5/market/history-candles": self._history_candles,
-            "/api/v5/public/time": lambda _: [{"ts": str(self.now_ms())}],
+            "/api/v5/public/time": lambda _: [{"ts": str(self.now_ms() + self.faults.time_offset_ms)}],
         }
         if path not in endpoints:
             return 404, b'{"code":"404","msg":"Not Found","data":[]}'
@@ -764,11 +1043,15 @@ class FakeOKX:
         before = number(query, "before", -1)
         inst_id, kind = query["instId"], query.get("type", "1")
         market, view = self.markets[inst_id], self._view(inst_id)
+        if kind not in ("1", "2") or (kind == "2" and "before" in query):
+            raise BadParameterError("before" if kind == "2" else "type")
+        if self.faults.rest_beyond == "newer" and not (
+            market.page_by_id(view, after, -1, 1) if kind == "1" else market.page_by_time(view, after, 1, self._chance)
+        ):
+            after, before = None, -1
         if kind == "1":
             trades = market.page_by_id(view, after, before, limit)
             return self._trade_rows(inst_id, shuffle_milliseconds(trades, self._chance))
-        if kind != "2" or "before" in query:
-            raise BadParameterError("before" if kind == "2" else "type")
         return self._trade_rows(inst_id, market.page_by_time(view, after, limit, self._chance))
 
     def _history_candles(self, query: dict[str, str]) -> Sequence[object]:
@@ -787,7 +1070,7 @@ class FakeOKX:
         lag = self.faults.rest_lag_s + self._chance.random() * self.faults.rest_lag_jitter_s
         now, hidden = time.monotonic(), self.faults.rest_hidden
         end = self.markets[inst_id].visible_end(now - lag)
-        oldest = self.now_ms() - HISTORY_DAYS * 86_400_000
+        oldest = self.now_ms() - int(min(self.faults.rest_reach_days, 1e6) * DAY_MS)
         return View(end, oldest, lambda trade: hidden.get((inst_id, trade.trade_id), 0.0) > now)
 
     def _trade_rows(self, inst_id: str, trades: list[Trade]) -> Sequence[object]:
@@ -804,6 +1087,63 @@ class FakeOKX:
             rows.append({key: value for key, value in row.items() if value is not ABSENT})
         return rows
 
+    # Archives
+
+    async def _archive(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((time.monotonic(), request.path, dict(request.query)))
+        name = re.fullmatch(r"(.+)-trades-(\d{4}-\d\d-\d\d)\.zip", request.match_info["name"])
+        if "User-Agent" not in request.headers:
+            return web.Response(status=403)
+        if name is None or name[2].replace("-", "") != request.match_info["folder"]:
+            return web.Response(status=404)
+        kind = self._archive_fault(name[2])
+        if refused := await self._refuse(request, kind):
+            return refused
+        if kind in ARCHIVE_ANSWERS:
+            return web.Response(status=ARCHIVE_ANSWERS[kind], text="<html>No</html>", content_type="text/html")
+        try:
+            path, md5 = await asyncio.to_thread(self._published_archive, name[1], name[2], kind)
+        except (LookupError, ValueError):
+            return web.Response(status=404)
+        return await self._send_archive(request, path, md5, kind)
+
+    def _archive_fault(self, day: str) -> str:
+        kind = self.faults.archive.get(day) or self.faults.archive.get("all", "")
+        for other, probability in self.faults.archive_often.items():
+            kind = other if self._chance.random() < probability else kind
+        if kind and kind not in ARCHIVE_FAULTS and not kind.startswith("redirect "):
+            raise KeyError(f"{kind!r} is none of ARCHIVE_FAULTS")  # a test's mistake: answered by 500, with a traceback
+        return kind
+
+    def _published_archive(self, inst_id: str, day: str, kind: str) -> tuple[Path, str]:
+        """Return the file and its MD5; LookupError or ValueError where there is none (yet)."""
+        if self.now_ms() < archive_times(day)[1] + self.faults.archive_after_h * 3_600_000:
+            raise LookupError(f"{day} is not published yet")
+        return self.archive_file(inst_id, day, kind)
+
+    async def _send_archive(self, request: web.Request, path: Path, md5: str, kind: str) -> web.StreamResponse:
+        wrong = base64.b64encode(bytes(16)).decode()
+        headers = {} if kind == "no MD5" else {"Content-MD5": wrong if kind == "wrong MD5" else md5}
+        headers["Content-Type"] = "application/zip"
+        speed = self.faults.archive_bytes_per_s
+        if request.method == "HEAD" or (not kind.endswith("midway") and speed == math.inf):
+            return web.FileResponse(path, headers=headers)
+        content = await asyncio.to_thread(path.read_bytes)
+        size = len(content)
+        answer = web.StreamResponse(headers=headers)
+        answer.content_length = size
+        await answer.prepare(request)
+        step = max(1, min(size // 2, int(min(speed, 1e9) / 20)))  # 20 of them in a second
+        for first in range(0, size, step):
+            if first >= size // 2 and kind == "stall midway":
+                await self._stop.wait()
+            if first >= size // 2 and kind == "cut midway" and request.transport:
+                request.transport.close()
+                break
+            await answer.write(content[first : first + step])
+            await asyncio.sleep(0 if speed == math.inf else 0.05)
+        return answer
+
     # WebSocket
 
     async def _websocket(self, request: web.Request) -> web.StreamResponse:
@@ -811,11 +1151,12 @@ class FakeOKX:
         if not within_limit(self._hits.setdefault((request.remote, "ws"), deque()), CONNECTIONS_PER_S, seconds=1.0):
             return web.Response(status=429, text="Too many connections")
         refuse = faults.ws_script.popleft() if faults.ws_script else faults.ws_refuse
-        if refuse == "503":
-            return web.Response(status=503, text="<html>Service Unavailable</html>", content_type="text/html")
-        if refuse == "stall":
-            await self._stop.wait()
-        if refuse in ("reset", "stall") or not isinstance(request.transport, asyncio.Transport):
+        if refuse in ("503", "html"):
+            status = 503 if refuse == "503" else 200
+            return web.Response(status=status, text="<html>Service Unavailable</html>", content_type="text/html")
+        if refused := await self._refuse(request, refuse):
+            return refused
+        if not isinstance(request.transport, asyncio.Transport):
             return self._reset(request)
         ws = web.WebSocketResponse(
             compress=False, autoping=False, autoclose=False, max_msg_size=MAX_REQUEST_BYTES, timeout=1.0
@@ -930,17 +1271,31 @@ class FakeOKX:
 
     def prefill(self, inst_id: str, count: int, start: int | str, end: int | str) -> None:
         """Make `count` single trades of the past, evenly from start to end (ms, or ISO); nobody is told."""
-        begin = utc_ms(start) if isinstance(start, str) else start
-        span = (utc_ms(end) if isinstance(end, str) else end) - begin
-        market = self.markets[inst_id]
+        begin, stop = (utc_ms(moment) if isinstance(moment, str) else moment for moment in (start, end))
+        self._sync(lambda: make_past(self.markets[inst_id], count, begin, stop))
 
-        def make() -> None:
-            goal = len(market.ledger) + count
-            while (left := goal - len(market.ledger)) > 0:
-                moment = begin + span * (count - left) // count
-                market.make_order(moment, -math.inf, count=min(left, market.usual_count()))
+    def pass_hours(self, hours: float, trades: int = 0) -> None:
+        """Let time pass at once: the clock jumps ahead, and so many single trades of each instrument fill the time.
 
-        self._sync(make)
+        Nobody is told of them. Switch off `rate` and clients before: those would see the jump.
+        """
+
+        def jump() -> None:
+            begin = self.now_ms()
+            end = begin + int(hours * 3_600_000)
+            for market in self.markets.values():
+                make_past(market, trades, begin, end)
+            self.set_clock(end, self._clock[2])
+
+        self._sync(jump)
+
+    def archive_file(self, inst_id: str, day: str, kind: str = "") -> tuple[Path, str]:
+        """Return a day's archive and its MD5, published or not; it is made now, not when it is asked for first."""
+        return self._archives.get(inst_id, day, kind, self.faults.archive_rows.get(inst_id, {}))
+
+    def spoil_archive(self, ids: Iterable[int], fields: Row | None = None, inst_id: str = BTC) -> None:
+        """From now on the archives list these ids with these fields changed (ABSENT: left out); None: not at all."""
+        self.faults.archive_rows.setdefault(inst_id, {}).update(dict.fromkeys(ids, fields))
 
     def trade(
         self,
@@ -1099,6 +1454,18 @@ class FakeOKX:
         return [query for _, path, query in self.requests if path.endswith(path_end)]
 
 
+def server_context(*hosts: str, ca_file: Path | None = None) -> ssl.SSLContext:
+    """Return what a server on these hosts (or localhost) needs, signed by a new CA; the CA's certificate to ca_file."""
+    import trustme  # noqa: PLC0415 # only tests have it; the command line and the demo do without
+
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*dict.fromkeys((*hosts, "127.0.0.1", "localhost", "::1"))).configure_cert(context)
+    if ca_file:
+        authority.cert_pem.write_to_path(str(ca_file))
+    return context
+
+
 class BadParameterError(Exception):
     """Answered with 51000; names the parameter."""
 
@@ -1157,7 +1524,92 @@ def push_frame(inst_id: str, rows: Sequence[Row]) -> bytes:
     return websocket_frame(push_payload(inst_id, rows))
 
 
+# ------------------------------------------------------------------------------------------------------- a proxy
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    """An HTTP proxy on loopback, for the environment variables HTTP_PROXY and HTTPS_PROXY. A context manager.
+
+    `kind` is one of KINDS and may be changed at any time: "works" passes everything on; "refuses" answers 502 and
+    "garbage" what is not HTTP; the others accept a CONNECT, and then say nothing and close, answer in plain text, or
+    talk TLS with a certificate that nobody trusts.
+    """
+
+    KINDS = ("works", "refuses", "garbage", "closes", "plain text", "untrusted")
+    daemon_threads = True
+    block_on_close = False  # threads end with the connections of those who use it
+
+    def __init__(self, kind: str = "works") -> None:
+        super().__init__(("127.0.0.1", 0), ProxyHandler)
+        self.kind = kind
+        self.targets: list[str] = []  # what was asked for: host and port, or the URL
+        self.untrusted = server_context()
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="proxy", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """For HTTP_PROXY and HTTPS_PROXY."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class ProxyHandler(socketserver.BaseRequestHandler):
+    """One connection to the proxy."""
+
+    server: Proxy
+    request: socket.socket
+
+    def handle(self) -> None:
+        """Read the request and treat it as the proxy's kind will have it."""
+        with contextlib.suppress(OSError):  # one of both ends is gone
+            head = b""
+            while b"\r\n\r\n" not in head:
+                received = self.request.recv(65_536)
+                if not received:
+                    return
+                head += received
+            method, target = head.decode("latin-1").split(" ", 2)[:2]
+            self.server.targets.append(target)
+            self._treat(self.server.kind, method, target, head)
+
+    def _treat(self, kind: str, method: str, target: str, head: bytes) -> None:
+        if kind in ("refuses", "garbage"):
+            self.request.sendall(b"HTTP/1.1 502 Bad Gateway\r\n\r\n" if kind == "refuses" else b"What?\r\n\r\n")
+            return
+        accepted = b"HTTP/1.1 200 Connection established\r\n\r\n"
+        if kind == "works":
+            url = urlsplit(f"//{target}" if method == "CONNECT" else target)
+            with socket.create_connection((url.hostname, url.port or 80)) as upstream:
+                (self.request if method == "CONNECT" else upstream).sendall(accepted if method == "CONNECT" else head)
+                threading.Thread(target=pass_on, args=(upstream, self.request), daemon=True).start()
+                pass_on(self.request, upstream)
+            return
+        self.request.sendall(accepted)
+        if kind == "plain text":
+            self.request.sendall(b"This network asks you to log in first.\r\n")
+        if kind == "untrusted":
+            self.server.untrusted.wrap_socket(self.request, server_side=True).close()
+
+
+def pass_on(source: socket.socket, target: socket.socket) -> None:
+    """Copy what comes from one socket to another, until one of them is closed."""
+    with contextlib.suppress(OSError):
+        while content := source.recv(65_536):
+            target.sendall(content)
+        target.shutdown(socket.SHUT_WR)
+
+
 # ---------------------------------------------------------------------------------------------- the command line
+
+
+PAST_TRADES = 40_000  # of an instrument, on each day of `--days`
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -1168,14 +1620,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=10.0, help="pushes a second and instrument (default 10)")
     parser.add_argument("--start", metavar="ISO", help="the exchange's time, e.g. 2026-11-21T23:59:30Z (default: now)")
     parser.add_argument("--speed", type=float, default=1.0, help="how fast its clock runs (default 1)")
+    parser.add_argument("--days", type=int, default=0, help="so many days of a past, for --since (default 0)")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it otherwise
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    start = options.start or int(time.time() * 1000)
+    start = utc_ms(options.start) if options.start else int(time.time() * 1000)
     okx = FakeOKX(seed=options.seed, rate=options.rate, start=start, speed=options.speed, port=options.port)
+    first_day = start - start % DAY_MS - options.days * DAY_MS
+    for inst_id in okx.markets if options.days else ():
+        okx.prefill(inst_id, (start - first_day) * PAST_TRADES // DAY_MS, first_day, start)
+    folder = Path(tempfile.mkdtemp(prefix="fake-okx-"))  # invented trades have no business in the real Vault
+    command = f'--vault "{folder / "Vault"}" --log-file "{folder / "trades_exporter.log"}"'
     with okx, contextlib.suppress(KeyboardInterrupt):
-        print("A fake OKX trades until Ctrl+C. To record it:\n")
-        print(f"  python trades_exporter.py --ws-url {okx.ws_url} --rest-url {okx.rest_url}\n", flush=True)
+        command += f" --ws-url {okx.ws_url} --rest-url {okx.rest_url} --archive-url {okx.archive_url}"
+        print("A fake OKX trades until Ctrl+C. To record it, in a Vault of its own:\n")
+        print(f"  python trades_exporter.py {command}\n", flush=True)
+        if options.days:
+            since = f"{datetime.fromtimestamp(first_day / 1000, UTC):%Y-%m-%d}"
+            print(f"Its past begins at {since}; with --since {since} it is recorded too.\n", flush=True)
         while True:
             time.sleep(5)
             moment = datetime.fromtimestamp(okx.now_ms() / 1000, UTC)

@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ KEYS = (
     "ctMult",
     "ctType",
 )
+REASONS = {"start", "absent", "unrepaired", "pending", "horizon"}
 GAP_KEYS = ("recorded_utc", "instId", "reason", "after_id", "before_id", "after_utc", "before_utc")
 POLL_S = 0.02
 DEADLINE_S = 30.0  # of whatever a test waits for, unless it says otherwise
@@ -50,6 +51,8 @@ else:
         signal.signal(signal.SIGHUP, lambda *_: None)
 
 Record = dict[str, str]
+MakeOKX = Callable[..., FakeOKX]  # what the fixtures of conftest.py give
+MakeExporter = Callable[..., "Exporter"]
 
 
 def wait_for(predicate: Callable[[], object], seconds: float = DEADLINE_S, what: str = "") -> None:
@@ -68,7 +71,9 @@ def wait_for(predicate: Callable[[], object], seconds: float = DEADLINE_S, what:
 class Exporter:
     """The exporter as a process of its own, with a Vault and a log of its own. May be started again and again.
 
-    `settings` are constants of trades_exporter.py to be changed, `args` further arguments for the command line.
+    `settings` are constants of trades_exporter.py to be changed, or faults of run_exporter.py; `args` are further
+    arguments for the command line; `archives` and `rest` say whether it is told of the exchange's archives and its REST
+    API. It trusts an exchange over TLS.
     """
 
     okx: FakeOKX
@@ -76,6 +81,8 @@ class Exporter:
     settings: Mapping[str, object] = field(default_factory=dict)
     args: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    archives: bool = True
+    rest: bool = True
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -88,11 +95,17 @@ class Exporter:
     def command(self, *args: str) -> list[str]:
         """Return the command line, with further arguments."""
         arguments = ["--vault", str(self.vault), "--log-file", str(self.log_file)]
-        arguments += ["--ws-url", self.okx.ws_url, "--rest-url", self.okx.rest_url, *self.args, *args]
+        arguments += ["--ws-url", self.okx.ws_url, *(["--rest-url", self.okx.rest_url] if self.rest else [])]
+        arguments += [*(["--archive-url", self.okx.archive_url] if self.archives else []), *self.args, *args]
         if not self.settings:
             return [sys.executable, str(SCRIPT), *arguments]
         settings = [f"{name}={json.dumps(value)}" for name, value in self.settings.items()]
         return [sys.executable, str(ROOT / "tests" / "run_exporter.py"), *settings, "--", *arguments]
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables of the process."""
+        trust = {"SSL_CERT_FILE": str(self.okx.ca_file)} if self.okx.ca_file else {}
+        return {**os.environ, **trust, **self.env}
 
     def start(self) -> Self:
         """Start the process. What it prints goes to `console_file`."""
@@ -103,7 +116,7 @@ class Exporter:
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self.env},
+                env=self.environment(),
                 creationflags=OWN_GROUP,
             )
         return self
@@ -116,7 +129,7 @@ class Exporter:
 
     def run(self, *args: str, seconds: float = 120.0) -> subprocess.CompletedProcess[str]:
         """Run the command with these arguments to its end: `--verify`, `--audit`."""
-        env = {**os.environ, "PYTHONUTF8": "1", **self.env}
+        env = {"PYTHONUTF8": "1", **self.environment()}
         return subprocess.run(
             self.command(*args), capture_output=True, text=True, encoding="utf-8", timeout=seconds, env=env, check=False
         )
@@ -200,16 +213,50 @@ class Exporter:
             goal = ledger[-1].trade_id if ledger else 0
             self.wait_until(partial(self._has_stored, inst_id, goal), seconds, f"{goal} of {inst_id} stored")
 
+    def wait_until_whole(self, seconds: float = 60.0) -> None:
+        """Wait until the exchange's newest trades are stored and nothing is pending any more."""
+        self.wait_until_stored(seconds)  # what precedes them is on record by then
+        self.wait_until(lambda: not self.pending(), seconds, "nothing is pending")
+
+    def pending(self) -> list[Record]:
+        """Return the pending ranges of all instruments."""
+        gaps = [gap for inst_id in self.okx.markets for gap in read_gaps(self.vault, inst_id)]
+        return [gap for gap in gaps if gap["reason"] == "pending"]
+
     def _has_stored(self, inst_id: str, trade_id: int) -> bool:
         return last_stored_id(self.vault, inst_id) >= trade_id
+
+
+def log_lines(one: Exporter, *texts: str) -> list[str]:
+    """Return the lines of the log with any of these texts."""
+    return [line for line in one.log.splitlines() if any(text in line for text in texts)]
+
+
+def start_with_a_trade(one: Exporter) -> Exporter:
+    """Start, and have each instrument's first trade stored, so that a gap can be seen."""
+    one.start_capture()
+    for inst_id in one.okx.markets:
+        one.okx.trade(inst_id, count=1)
+    one.wait_until_stored()
+    return one
+
+
+def finish(one: Exporter, missing: int = 0) -> None:
+    """End the exchange, wait until all is stored, stop, and hold the Vaults of all instruments against the ledger."""
+    one.okx.settle()
+    one.wait_until_stored()
+    assert one.stop() == 0, one.tail()
+    found = sum(assert_vault_equals_ledger(one.vault, one.okx, inst_id).missing for inst_id in one.okx.markets)
+    assert found == missing
 
 
 # ----------------------------------------------------------------------------------------------------- the Vault
 
 
 def day_files(vault: Path, inst_id: str) -> list[Path]:
-    """Return the instrument's files, oldest day first."""
-    return sorted((vault / "raw" / "okx" / "trades_perps" / inst_id).glob("*.jsonl*"))
+    """Return the instrument's files, oldest day first; of one day the compressed file before the plain one."""
+    files = (vault / "raw" / "okx" / "trades_perps" / inst_id).glob("*.jsonl*")
+    return sorted(files, key=lambda path: (path.name.partition(".")[0], path.suffix != ".gz"))
 
 
 def read_file(path: Path) -> bytes:
@@ -217,9 +264,30 @@ def read_file(path: Path) -> bytes:
     return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
 
 
+def read_days(
+    vault: Path, inst_id: str, read: Callable[[Path], Iterable[tuple[str, Record]]]
+) -> Iterator[tuple[str, list[tuple[str, Record]]]]:
+    """Yield each day, and place and record of its lines as `read` finds them in a file.
+
+    Where a day has a compressed and a plain file, only ids above the compressed one's last count of the plain one.
+    """
+    for day, paths in itertools.groupby(day_files(vault, inst_id), key=lambda path: path.name.partition(".")[0]):
+        lines: list[tuple[str, Record]] = []
+        for path in paths:
+            last = int(lines[-1][1]["trade_id"]) if lines else -1
+            lines += [line for line in read(path) if last < 0 or int(line[1]["trade_id"]) > last]
+        yield day, lines
+
+
+def read_loosely(path: Path) -> Iterator[tuple[str, Record]]:
+    """Yield place and record of each line; one that is being written is left out."""
+    for number, line in enumerate(read_file(path).split(b"\n")[:-1], start=1):
+        yield f"{path.name}:{number}", orjson.loads(line)
+
+
 def read_vault(vault: Path, inst_id: str = BTC) -> list[Record]:
     """Return every stored record, in the order of days and lines; a line that is being written is left out."""
-    return [orjson.loads(line) for path in day_files(vault, inst_id) for line in read_file(path).split(b"\n")[:-1]]
+    return [record for _, lines in read_days(vault, inst_id, read_loosely) for _, record in lines]
 
 
 def read_gaps(vault: Path, inst_id: str = BTC) -> list[Record]:
@@ -230,8 +298,22 @@ def read_gaps(vault: Path, inst_id: str = BTC) -> list[Record]:
         assert tuple(gap) == GAP_KEYS, f"{path}: {gap}"
         assert all(isinstance(value, str) for value in gap.values()), f"{path}: {gap}"
         assert gap["instId"] == inst_id, f"{path}: {gap}"
-        assert gap["reason"] in {"start", "absent", "unrepaired", "horizon", "id_reset"}, f"{path}: {gap}"
+        assert gap["reason"] in REASONS, f"{path}: {gap}"
+        first, last = range_of_gap(gap)
+        assert first <= last, f"{path}: it names nothing: {gap}"
     return gaps
+
+
+def reasons(vault: Path, inst_id: str = BTC) -> list[str]:
+    """Return why ids are on record as missing, in order, without the `start` that each file begins with."""
+    first, *others = [gap["reason"] for gap in read_gaps(vault, inst_id)]
+    assert first == "start"
+    return others
+
+
+def stored_ids(vault: Path, inst_id: str = BTC) -> list[int]:
+    """Return the stored trade ids, in the order of the files."""
+    return [int(record["trade_id"]) for record in read_vault(vault, inst_id)]
 
 
 def day_path(vault: Path, day: str, inst_id: str = BTC) -> Path:
@@ -244,32 +326,48 @@ def to_utc(ts: int) -> str:
     return f"{datetime.fromtimestamp(ts // 1000, UTC):%Y-%m-%dT%H:%M:%S}.{ts % 1000:03d}Z"
 
 
-def write_vault(vault: Path, okx: FakeOKX) -> None:
-    """Write by hand, after the contract alone, what an exporter stores that saw every push there was."""
-    for inst_id, market in okx.markets.items():
-        row = okx.instruments[inst_id]
+def line_of(okx: FakeOKX, push: Push, inst_id: str = BTC) -> bytes:
+    """Write a push as the contract will have it."""
+    row = okx.instruments[inst_id]
+    symbol = inst_id.removesuffix("-SWAP").replace("-", "/")
+    values = [to_utc(push.ts), "okx", "perp", inst_id, symbol, str(push.last_id), push.side, push.px, push.sz]
+    values += [str(row[key]) for key in KEYS[9:]]
+    return orjson.dumps(dict(zip(KEYS, values, strict=True))) + b"\n"
+
+
+def write_pushes(vault: Path, okx: FakeOKX, pushes: Iterable[Push], inst_id: str = BTC) -> None:
+    """Write these pushes by hand, each into the file of its day; such files are replaced."""
+    days: dict[str, list[bytes]] = {}
+    for push in pushes:
+        days.setdefault(to_utc(push.ts)[:10], []).append(line_of(okx, push, inst_id))
+    for day, lines in days.items():
+        path = day_path(vault, day, inst_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(lines))
+
+
+def write_days(vault: Path, okx: FakeOKX, inst_id: str = BTC, since: str = "", until: str = "~") -> None:
+    """Write by hand what was pushed from `since` on and before `until`: days, or times, as they are stored."""
+    pushes = (push for push in okx.pushes[inst_id] if since <= to_utc(push.ts) < until)
+    write_pushes(vault, okx, pushes, inst_id)
+
+
+def write_vault(vault: Path, okx: FakeOKX, since: str = "", until: str = "~") -> None:
+    """Write by hand, after the contract alone, what an exporter stores that saw every push of this time (as above)."""
+    for inst_id in okx.markets:
         metadata = vault / "meta" / "okx" / "instruments" / f"{inst_id}.json"
         metadata.parent.mkdir(parents=True, exist_ok=True)
-        metadata.write_text(json.dumps(row, indent=2))
-        contract = [str(row[key]) for key in ("ctVal", "ctMult", "ctType")]
-        symbol = inst_id.removesuffix("-SWAP").replace("-", "/")
-        days: dict[str, list[bytes]] = {}
-        for push in market.pushes:
-            told = (str(push.last_id), push.side, push.px, push.sz)
-            values = (to_utc(push.ts), "okx", "perp", inst_id, symbol, *told, *contract)
-            line = orjson.dumps(dict(zip(KEYS, values, strict=True))) + b"\n"
-            days.setdefault(values[0][:10], []).append(line)
-        for day, lines in days.items():
-            path = day_path(vault, day, inst_id)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"".join(lines))
+        metadata.write_text(json.dumps(okx.instruments[inst_id], indent=2))
+        write_days(vault, okx, inst_id, since, until)
 
 
-def write_gap(vault: Path, reason: str, ids: tuple[int | str, int], times: tuple[str, str]) -> None:
-    """Put a gap of BTC on record by hand: the ids and times after which and before which something is missing."""
-    path = vault / "meta" / "okx" / "gaps" / f"{BTC}.jsonl"
+def write_gap(
+    vault: Path, reason: str, ids: tuple[int | str, int | str], times: tuple[str, str], inst_id: str = BTC
+) -> None:
+    """Put a gap on record by hand: the ids and times after which and before which something is missing."""
+    path = vault / "meta" / "okx" / "gaps" / f"{inst_id}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = ("2026-11-22T00:00:00.000Z", BTC, reason, str(ids[0]), str(ids[1]), *times)
+    values = ("2026-11-22T00:00:00.000Z", inst_id, reason, str(ids[0]), str(ids[1]), *times)
     with path.open("ab") as file:
         file.write(orjson.dumps(dict(zip(GAP_KEYS, values, strict=True))) + b"\n")
 
@@ -278,8 +376,9 @@ def last_stored_id(vault: Path, inst_id: str = BTC) -> int:
     """Return the highest trade id at the ends of the two newest files that hold a whole line (0: there is none)."""
     newest: list[int] = []
     for path in reversed(day_files(vault, inst_id)):
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 4096))
             lines = file.read().split(b"\n")[:-1]
         if lines:
             newest.append(int(orjson.loads(lines[-1])["trade_id"]))
@@ -333,18 +432,7 @@ def assert_vault_equals_ledger(
     """
     market = okx.markets[inst_id]
     gaps = read_gaps(vault, inst_id)
-    told: dict[int, list[Push]] = {}
-    for push in market.pushes:
-        told.setdefault(push.last_id, []).append(push)
-    stored: list[Stored] = []
-    for path in day_files(vault, inst_id):
-        lines = [identify(market, told, where, record) for where, record in parse_strictly(path, okx, inst_id)]
-        for before, line in itertools.pairwise(lines):
-            rises = int(line.record["trade_id"]) > int(before.record["trade_id"])
-            assert rises or reset_on_record(gaps, line), f"{line.where}: its id does not rise: {before} {line}"
-        stored += lines
-    assert stored, f"{inst_id}: nothing is stored"
-    stored.sort()
+    stored = read_stored(vault, okx, inst_id)
     for before, line in itertools.pairwise(stored):
         assert line.first > before.last, f"{inst_id}: stored twice\n  {before}\n  {line}"
     ledger = market.ledger
@@ -353,14 +441,8 @@ def assert_vault_equals_ledger(
     edges = [(before.last + 1, line.first - 1) for before, line in itertools.pairwise(stored)]
     edges.append((stored[-1].last + 1, end))
     missing = [ledger[index] for first, last in edges for index in range(first, last + 1)]
-    excused = [*except_ranges, *(range_of_gap(gap) for gap in gaps if gap["reason"] not in {"start", "id_reset"})]
-    resets = [ledger[slice(*positions_of_reset(market, gap))] for gap in gaps if gap["reason"] == "id_reset"]
-    excused_by_reset = {trade for trades in resets for trade in trades}
-    lost = [
-        trade
-        for trade in missing
-        if trade not in excused_by_reset and not any(first <= trade.trade_id <= last for first, last in excused)
-    ]
+    excused = [*except_ranges, *(range_of_gap(gap) for gap in gaps if gap["reason"] != "start" or gap["after_id"])]
+    lost = [trade for trade in missing if not any(first <= trade.trade_id <= last for first, last in excused)]
     assert not lost, f"{inst_id}: {len(lost)} trades are lost, {describe(lost)}; gaps on record: {gaps}"
     total = sum(Decimal(line.record["qty_contracts"]) for line in stored)
     real = sum(Decimal(trade.sz) for line in stored for trade in ledger[line.first : line.last + 1])
@@ -368,7 +450,59 @@ def assert_vault_equals_ledger(
     return Verdict(len(stored), sum(line.last - line.first + 1 for line in stored), len(missing))
 
 
-def parse_strictly(path: Path, okx: FakeOKX, inst_id: str) -> Iterable[tuple[str, Record]]:
+def assert_whole(exporter: Exporter, okx: FakeOKX, reasons: Iterable[str] = ("start",)) -> dict[str, Verdict]:
+    """Let a stopped exporter's Vault be judged, by the ledger, --verify and --audit of all days; return the verdicts.
+
+    What is missing must be on record, with no other reasons than these. Where that is `start` alone, nothing is.
+    """
+    verdicts = {}
+    for inst_id in okx.markets:
+        verdicts[inst_id] = assert_vault_equals_ledger(exporter.vault, okx, inst_id)
+        found = {gap["reason"] for gap in read_gaps(exporter.vault, inst_id)}
+        assert found <= set(reasons), f"{inst_id}: on record are {found}, expected {reasons}"
+        assert verdicts[inst_id].missing == 0 or found != {"start"}, f"{inst_id}: {verdicts[inst_id].missing} missing"
+    days = sorted(path.name[:10] for inst_id in okx.markets for path in day_files(exporter.vault, inst_id))
+    for arguments in (["--verify"], ["--audit", f"{days[0]}..{days[-1]}"]):
+        run = exporter.run(*arguments)
+        assert run.returncode == 0, f"{arguments}:\n{run.stdout}{run.stderr}"
+    return verdicts
+
+
+def read_stored(vault: Path, okx: FakeOKX, inst_id: str) -> list[Stored]:
+    """Read every line strictly, hold the order of ids against the contract, and return the lines as trades rise."""
+    market = okx.markets[inst_id]
+    told: dict[int, list[Push]] = {}
+    for push in market.pushes:
+        told.setdefault(push.last_id, []).append(push)
+    stored: list[Stored] = []
+    days: dict[str, list[Record]] = {}
+    for day, found in read_days(vault, inst_id, lambda path: parse_strictly(path, okx, inst_id)):
+        for (_, before), (where, record) in itertools.pairwise(found):
+            rises = int(record["trade_id"]) > int(before["trade_id"])
+            assert rises, f"{where}: its id does not rise: {before} {record}"
+        stored += [identify(market, told, where, record) for where, record in found]
+        if found:
+            days[day] = [record for _, record in found]
+    assert stored, f"{inst_id}: nothing is stored"
+    for (day, earlier), (next_day, later) in itertools.pairwise(days.items()):
+        assert_day_precedes(day, earlier, next_day, later)
+    return sorted(stored)
+
+
+def assert_day_precedes(day: str, earlier: list[Record], next_day: str, later: list[Record]) -> None:
+    """Hold the lines of two days against each other: all ids rise, but for those within a second of one midnight."""
+    if date.fromisoformat(day) + timedelta(days=1) == date.fromisoformat(next_day):
+        before = [record for record in earlier if record["timestamp_utc"][11:] < "23:59:59"]
+        after = [record for record in later if record["timestamp_utc"][11:] > "00:00:01.000Z"]
+    else:
+        before, after = earlier, later
+    for lower, upper in ((before, later), (earlier, after)):
+        highest = max((int(record["trade_id"]) for record in lower), default=0)
+        lowest = min((int(record["trade_id"]) for record in upper), default=10**20)
+        assert highest < lowest, f"{day} has {highest} and {next_day} has {lowest}: ids fall from day to day"
+
+
+def parse_strictly(path: Path, okx: FakeOKX, inst_id: str) -> Iterator[tuple[str, Record]]:
     """Yield place and record of each line, held against the contract's form."""
     day = path.name.partition(".")[0]
     content = read_file(path)
@@ -424,17 +558,6 @@ def range_of_gap(gap: Record) -> tuple[int, int]:
     """Return the first and last id that a gap names; both its own ids are exclusive, and empty where there is none."""
     after, before = gap["after_id"], gap["before_id"]
     return (int(after) + 1 if after else 0, int(before) - 1 if before else 10**20)
-
-
-def positions_of_reset(market: Market, gap: Record) -> tuple[int, int]:
-    """Return where in the ledger the trades around a reset of ids stand that this gap names (the end is exclusive)."""
-    return market.position(int(gap["after_id"])) + 1, market.position(int(gap["before_id"]))
-
-
-def reset_on_record(gaps: list[Record], line: Stored) -> bool:
-    """Whether the gaps file says that ids began anew, no later than at this line."""
-    trade_id = int(line.record["trade_id"])
-    return any(gap["reason"] == "id_reset" and int(gap["before_id"]) <= trade_id for gap in gaps)
 
 
 def describe(trades: list[Trade]) -> str:

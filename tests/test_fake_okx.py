@@ -1,24 +1,60 @@
-"""The fake exchange held against what OKX is known to do, and the judge of harness.py against Vaults gone wrong."""
+"""The fake exchange held against what OKX is known to do, and its faults against what they say."""
 # ruff: noqa: ANN401 # decoded JSON may be anything
 
+import asyncio
+import base64
 import contextlib
+import csv
+import hashlib
+import http.client
+import io
+import itertools
 import math
+import os
+import shlex
+import ssl
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from decimal import Decimal
+from email.message import Message
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import aiohttp
 import orjson
 import pytest
-from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
+import trustme
+from websockets.exceptions import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    InvalidProxyMessage,
+    InvalidProxyStatus,
+    InvalidStatus,
+)
 from websockets.sync.client import ClientConnection, connect
 
-from fake_okx import ABSENT, BTC, ETH, FIRST_ID, JUNK_FRAMES, FakeOKX, Push, utc_ms
-from harness import KEYS, assert_vault_equals_ledger, last_stored_id, read_vault, wait_for
+from fake_okx import (
+    ABSENT,
+    BTC,
+    DAY_MS,
+    ETH,
+    FIRST_ID,
+    JUNK_FRAMES,
+    STRANGE_LOCATIONS,
+    FakeOKX,
+    Faults,
+    Proxy,
+    crossing_times,
+    utc_ms,
+)
+from harness import ROOT, wait_for
 
 DAY = utc_ms("2026-11-21T00:00:00Z")
 SUBSCRIBE: dict[str, Any] = {"op": "subscribe", "args": [{"channel": "trades", "instId": BTC}]}
@@ -29,10 +65,16 @@ def ask(okx: FakeOKX, path: str, **query: object) -> Any:
     """Return the decoded answer of a REST endpoint, whatever its HTTP status."""
     text = "&".join(f"{name}={value}" for name, value in query.items())
     try:
-        with urllib.request.urlopen(f"{okx.rest_url}/api/v5/{path}?{text}", timeout=RECV_S) as answer:
+        with urlopen(f"{okx.rest_url}/api/v5/{path}?{text}") as answer:
             return orjson.loads(answer.read())
     except urllib.error.HTTPError as error:
         return orjson.loads(error.read()) | {"status": error.code}
+
+
+def urlopen(url: str | urllib.request.Request, timeout: float = RECV_S) -> http.client.HTTPResponse:
+    """Ask by way of the proxy, and with the trust, of this moment's environment."""
+    answer: http.client.HTTPResponse = urllib.request.build_opener().open(url, timeout=timeout)
+    return answer
 
 
 def ids(answer: Any) -> list[int]:
@@ -332,7 +374,7 @@ def test_rest_fails_as_it_is_told(okx: FakeOKX, kind: str, status: int) -> None:
             ask(okx, "public/time")
         return
     with pytest.raises(urllib.error.HTTPError) as failure:
-        urllib.request.urlopen(f"{okx.rest_url}/api/v5/public/time", timeout=RECV_S)
+        urlopen(f"{okx.rest_url}/api/v5/public/time")
     assert failure.value.code == status
 
 
@@ -341,7 +383,7 @@ def test_rest_may_be_reset_or_hang_while_the_websocket_lives(okx: FakeOKX) -> No
     with pytest.raises(OSError, match=r"reset|closed|abort"):
         ask(okx, "public/time")
     okx.faults.rest = {"hang": 1.0}
-    with pytest.raises(TimeoutError), urllib.request.urlopen(f"{okx.rest_url}/api/v5/public/time", timeout=0.2):
+    with pytest.raises(TimeoutError), urlopen(f"{okx.rest_url}/api/v5/public/time", timeout=0.2):
         pass
     with client(okx) as ws:
         subscribe(ws, BTC)
@@ -389,108 +431,415 @@ def test_a_long_history_is_made_and_searched_in_no_time(okx: FakeOKX) -> None:
     assert okx.markets[BTC].visible_end(time.monotonic()) == 200_000
 
 
-# The judge
+def test_hours_pass_at_once_and_are_served_like_any_others(okx: FakeOKX) -> None:
+    okx.trade(count=1)
+    okx.faults.rest_lag_s = 3600.0
+    begin = okx.now_ms()
+    okx.pass_hours(60, trades=20_000)
+    assert okx.now_ms() - begin >= 60 * 3_600_000
+    assert [len(ledger) for ledger in okx.ledger.values()] == [20_001, 20_000]
+    stamps = [trade.ts for trade in okx.ledger[BTC]]
+    assert stamps == sorted(stamps)
+    assert ask(okx, "market/history-trades", instId=BTC, type=1)["data"] == [], "none before those made before it"
+    okx.faults.rest_lag_s = 0.0
+    page = ask(okx, "market/history-trades", instId=BTC, type=1)
+    assert sorted(ids(page)) == list(range(FIRST_ID + 19_901, FIRST_ID + 20_001))
+
+
+@pytest.mark.parametrize("later", range(4))
+def test_times_cross_at_midnight_while_ids_rise(make_okx: Callable[..., FakeOKX], later: int) -> None:
+    okx = make_okx(start=DAY + 60_000)
+    for ts in [*crossing_times("2026-11-21"), *range(DAY + 1000, DAY + 1000 + later)]:
+        okx.trade(ts=ts, count=1, lost=True)
+    before = [trade.trade_id for trade in okx.ledger[BTC] if trade.ts < DAY]
+    assert before == [FIRST_ID + 1, FIRST_ID + 3, FIRST_ID + 5]
+    assert sorted(ids(ask(okx, "market/history-trades", instId=BTC, type=2, after=DAY))) == before
+    page = ids(ask(okx, "market/history-trades", instId=BTC, type=1))
+    assert sorted(page) == list(range(FIRST_ID, FIRST_ID + 6 + later))
+
+
+# TLS, proxies, strange redirects
 
 
 @pytest.fixture
-def history() -> FakeOKX:
-    """Return an exchange that has traded around a midnight, as aggregates of three and single trades."""
-    okx = FakeOKX()
-    for index in range(20):
-        okx.trade(count=3 if index % 2 else 1, ts=DAY - 10_000 + index * 1000)
+def secure_okx(make_okx: Callable[..., FakeOKX], monkeypatch: pytest.MonkeyPatch) -> FakeOKX:
+    """Return an exchange over TLS that whoever asks the environment trusts."""
+    okx = make_okx(tls=True, start=DAY + 12 * 3_600_000)
+    monkeypatch.setenv("SSL_CERT_FILE", str(okx.ca_file))
     return okx
 
 
-def line_of(okx: FakeOKX, push: Push) -> bytes:
-    moment = datetime.fromtimestamp(push.ts / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    values = [moment, "okx", "perp", BTC, "BTC/USDT", str(push.last_id), push.side, push.px, push.sz]
-    values += [str(okx.instruments[BTC][key]) for key in KEYS[9:]]
-    return orjson.dumps(dict(zip(KEYS, values, strict=True))) + b"\n"
+def test_all_of_it_is_served_over_tls(secure_okx: FakeOKX) -> None:
+    okx = secure_okx
+    okx.prefill(BTC, 10, DAY - DAY_MS, DAY - DAY_MS + 1000)
+    assert (okx.ws_url[:6], okx.rest_url[:8], okx.archive_url[:8]) == ("wss://", "https://", "https://")
+    with client(okx) as ws:
+        subscribe(ws, ETH)
+        okx.trade(ETH)
+        assert recv(ws)["data"]
+    assert ask(okx, "public/time")["code"] == "0"
+    assert fetch(okx, "2026-11-20")[0] == 200
+    okx.close()
+    with (
+        pytest.raises(ssl.SSLCertVerificationError),
+        connect(okx.ws_url, ssl=ssl.create_default_context(cadata=trustme.CA().cert_pem.bytes().decode())),
+    ):
+        pass
 
 
-def single(okx: FakeOKX, position: int) -> Push:
-    """Return a trade of the ledger as a push of its own."""
-    trade_id, px, sz, side, ts = okx.ledger[BTC][position]
-    return Push(trade_id, trade_id, px, sz, side, ts, "0", 0)
+def test_the_clients_of_the_exporter_trust_it(secure_okx: FakeOKX) -> None:
+    async def ask_all() -> tuple[int, int]:
+        context = ssl.create_default_context()  # as aiohttp makes it when it is imported
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
+            url = secure_okx.rest_url.replace("127.0.0.1", "localhost")
+            async with session.get(f"{url}/api/v5/public/time") as time_answer:
+                pass
+            async with session.head(archive_url(secure_okx, "2026-11-20")) as archive_answer:
+                return time_answer.status, archive_answer.status
 
-
-def write_vault(vault: Path, okx: FakeOKX, pushes: list[Push]) -> Path:
-    """Write what a perfect exporter would have written of these pushes; return the second day's file."""
-    folder = vault / "raw" / "okx" / "trades_perps" / BTC
-    folder.mkdir(parents=True)
-    for push in pushes:
-        with (folder / f"{datetime.fromtimestamp(push.ts / 1000, UTC):%Y-%m-%d}.jsonl").open("ab") as file:
-            file.write(line_of(okx, push))
-    return folder / "2026-11-21.jsonl"
-
-
-def test_the_judge_accepts_a_perfect_vault(tmp_path: Path, history: FakeOKX) -> None:
-    write_vault(tmp_path, history, history.pushes[BTC])
-    assert assert_vault_equals_ledger(tmp_path, history) == (20, 40, 0)
-    assert last_stored_id(tmp_path) == FIRST_ID + 39
-    assert len(read_vault(tmp_path)) == 20
-
-
-def test_the_judge_accepts_single_trades_instead_of_their_aggregate(tmp_path: Path, history: FakeOKX) -> None:
-    pushes = history.pushes[BTC]
-    write_vault(tmp_path, history, [*pushes[:15], *(single(history, index) for index in (29, 30, 31)), *pushes[16:]])
-    assert assert_vault_equals_ledger(tmp_path, history) == (22, 40, 0)
-
-
-def test_the_judge_accepts_a_loss_on_record_and_no_other(tmp_path: Path, history: FakeOKX) -> None:
-    pushes = history.pushes[BTC]
-    write_vault(tmp_path, history, [*pushes[:11], *pushes[12:]])
-    with pytest.raises(AssertionError, match="3 trades are lost"):
-        assert_vault_equals_ledger(tmp_path, history)
-    lost = pushes[11]
-    assert assert_vault_equals_ledger(tmp_path, history, except_ranges=[(lost.first_id, lost.last_id)]).missing == 3
-    gap = dict.fromkeys(("recorded_utc", "instId", "reason", "after_id", "before_id", "after_utc", "before_utc"), "")
-    gap |= {"instId": BTC, "reason": "absent", "after_id": str(lost.first_id - 1), "before_id": str(lost.last_id + 1)}
-    file = tmp_path / "meta" / "okx" / "gaps" / f"{BTC}.jsonl"
-    file.parent.mkdir(parents=True)
-    file.write_bytes(orjson.dumps(gap) + b"\n")
-    assert assert_vault_equals_ledger(tmp_path, history).missing == 3
-    file.write_bytes(orjson.dumps(gap | {"before_id": str(lost.last_id)}) + b"\n")
-    with pytest.raises(AssertionError, match=f"1 trades are lost, {lost.last_id} to {lost.last_id}"):
-        assert_vault_equals_ledger(tmp_path, history)
-
-
-def test_the_judge_rejects_a_missing_end(tmp_path: Path, history: FakeOKX) -> None:
-    write_vault(tmp_path, history, history.pushes[BTC][:-1])
-    with pytest.raises(AssertionError, match="3 trades are lost"):
-        assert_vault_equals_ledger(tmp_path, history)
-    assert assert_vault_equals_ledger(tmp_path, history, upto_id=FIRST_ID + 36).lines == 19
-
-
-def test_the_judge_rejects_an_aggregate_beside_one_of_its_trades(tmp_path: Path, history: FakeOKX) -> None:
-    pushes = history.pushes[BTC]
-    write_vault(tmp_path, history, [*pushes[:11], single(history, pushes[11].first_id - FIRST_ID), *pushes[11:]])
-    with pytest.raises(AssertionError, match="stored twice"):
-        assert_vault_equals_ledger(tmp_path, history)
+    assert asyncio.run(ask_all()) == (200, 404)
 
 
 @pytest.mark.parametrize(
-    ("damage", "complaint"),
+    ("kind", "failure"),
     [
-        (lambda lines: [*lines[:2], *lines[1:]], "does not rise"),
-        (lambda lines: [lines[1], lines[0], *lines[2:]], "does not rise"),
-        (lambda lines: [*lines[:-1], lines[-1][:-1]], "torn"),
-        (lambda lines: [lines[0].replace(b'"price":"8', b'"price":"9'), *lines[1:]], "is really"),
-        (lambda lines: [lines[0].replace(b'"qty_contracts":"', b'"qty_contracts":"1'), *lines[1:]], "is neither"),
-        (lambda lines: [lines[0].replace(b"-21T", b"-20T"), *lines[1:]], "a trade of 2026-11-20"),
-        (lambda lines: [lines[0].replace(b"Z", b"0Z"), *lines[1:]], "000Z"),
-        (lambda lines: [lines[0].replace(b",", b", "), *lines[1:]], "not compact"),
-        (lambda lines: [lines[0].replace(b"\n", b"\r\n"), *lines[1:]], "not compact"),
-        (lambda lines: [b"\n", *lines], "not JSON"),
-        (lambda lines: [lines[0].replace(b'"ctVal":"0.01"', b'"ctVal":"0.1"'), *lines[1:]], "should have"),
-        (lambda lines: [lines[0].replace(b'"ctVal":"0.01"', b'"ctVal":0.01'), *lines[1:]], "not all strings"),
-        (lambda lines: [lines[0].replace(b',"ctType":"linear"', b""), *lines[1:]], "other keys"),
+        ("works", None),
+        ("refuses", InvalidProxyStatus),
+        ("garbage", InvalidProxyMessage),
+        ("closes", OSError),
+        ("plain text", OSError),
+        ("untrusted", ssl.SSLCertVerificationError),
     ],
 )
-def test_the_judge_rejects_damaged_lines(
-    tmp_path: Path, history: FakeOKX, damage: Callable[[list[bytes]], list[bytes]], complaint: str
+def test_a_proxy_does_what_its_kind_says(
+    secure_okx: FakeOKX, kind: str, failure: type[Exception] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = write_vault(tmp_path, history, history.pushes[BTC])
-    file.write_bytes(b"".join(damage(file.read_bytes().splitlines(keepends=True))))
-    with pytest.raises(AssertionError, match=complaint):
-        assert_vault_equals_ledger(tmp_path, history)
+    with Proxy(kind) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        if failure is None:
+            with client(secure_okx) as ws:
+                subscribe(ws, BTC)
+            assert ask(secure_okx, "public/time")["code"] == "0"
+        else:
+            with pytest.raises(failure), client(secure_okx):
+                pass
+        assert proxy.targets == [f"127.0.0.1:{secure_okx.port}"] * (2 if failure is None else 1)
+
+
+def test_a_proxy_passes_on_plain_http(okx: FakeOKX, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Proxy() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        assert ask(okx, "public/time")["code"] == "0"
+        assert len(proxy.targets) == 1
+
+
+@pytest.mark.parametrize("location", STRANGE_LOCATIONS)
+def test_requests_and_upgrades_are_redirected_anywhere(okx: FakeOKX, location: str) -> None:
+    okx.faults.rest = {f"redirect {location}": 1.0}
+    okx.faults.ws_refuse = f"redirect {location}"
+    okx.faults.archive = {"all": f"redirect {location}"}
+    for url in ("/api/v5/public/time", "/ws/v5/public", urlsplit(archive_url(okx, "2026-11-20")).path):
+        asked = http.client.HTTPConnection(okx.host, okx.port, timeout=RECV_S)
+        asked.request("GET", url, headers={"User-Agent": "test"})
+        answer = asked.getresponse()
+        assert (answer.status, answer.headers["Location"]) == (302, location)
+        asked.close()
+
+
+# How far REST reaches
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_history_trades_reach_only_so_far_back(make_okx: Callable[..., FakeOKX], kind: int) -> None:
+    okx = make_okx(start=DAY)
+    okx.prefill(BTC, 4000, DAY - 4 * DAY_MS, DAY)
+    okx.faults.rest_reach_days = 2.0
+    ledger = okx.ledger[BTC]
+    oldest = next(index for index, trade in enumerate(ledger) if trade.ts > DAY - 2 * DAY_MS + RECV_S * 1000)
+
+    def page(position: int) -> list[int]:
+        after = ledger[position].trade_id if kind == 1 else ledger[position].ts
+        answer = ask(okx, "market/history-trades", instId=BTC, type=kind, after=after)
+        return sorted(trade_id - FIRST_ID for trade_id in ids(answer))
+
+    assert page(oldest + 1) == [oldest]
+    assert page(oldest) == []
+    okx.faults.rest_beyond = "newer"
+    assert page(oldest + 1) == [oldest]
+    newer = page(oldest - 1000)
+    assert len(newer) == 100
+    assert newer[0] > 3000
+    old = ask(okx, "market/history-candles", instId=BTC, after=DAY - 4 * DAY_MS + 120_000, limit=2)["data"]
+    assert int(old[0][0]) == DAY - 4 * DAY_MS + 60_000, "candles reach back for years"
+
+
+def test_the_clock_that_okx_tells_may_be_another(make_okx: Callable[..., FakeOKX]) -> None:
+    okx = make_okx(start=DAY)
+    okx.faults.time_offset_ms = 5 * DAY_MS
+    assert int(ask(okx, "public/time")["data"][0]["ts"]) >= DAY + 5 * DAY_MS
+    assert okx.now_ms() < DAY + DAY_MS
+
+
+# The archives
+
+
+def archive_url(okx: FakeOKX, day: str, inst_id: str = BTC) -> str:
+    return f"{okx.archive_url}/{day.replace('-', '')}/{inst_id}-trades-{day}.zip"
+
+
+def fetch(okx: FakeOKX, day: str, inst_id: str = BTC, method: str = "GET") -> tuple[int, Message, bytes]:
+    """Return status, headers and body of what is answered to a request for an archive."""
+    request = urllib.request.Request(archive_url(okx, day, inst_id), method=method)
+    try:
+        with urlopen(request) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+def unzip(content: bytes) -> bytes:
+    """Return the CSV, after a look at the checksum."""
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        assert len(file.namelist()) == 1
+        return file.read(file.namelist()[0])
+
+
+def rows_of(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(unzip(content).decode())))
+
+
+@pytest.fixture
+def past(make_okx: Callable[..., FakeOKX]) -> FakeOKX:
+    """Return an exchange with trades of both instruments from the 18th on; it is noon of the 21st."""
+    okx = make_okx(start=DAY + 12 * 3_600_000)
+    for inst_id in okx.markets:
+        okx.prefill(inst_id, 4000, DAY - 3 * DAY_MS, DAY + 12 * 3_600_000)
+    return okx
+
+
+def test_an_archive_holds_a_day_of_utc_plus_8_as_printed_floats(past: FakeOKX) -> None:
+    status, headers, content = fetch(past, "2026-11-20")
+    text = unzip(content).decode()
+    trades = [trade for trade in past.ledger[BTC] if DAY - 8 * 3_600_000 <= trade.ts + DAY_MS < DAY + 16 * 3_600_000]
+    assert status == 200
+    assert headers["Content-MD5"] == base64.b64encode(hashlib.md5(content).digest()).decode()
+    assert text.startswith("instrument_name,trade_id,side,price,size,created_time,source\r\nBTC-USDT-SWAP,")
+    rows = rows_of(content)
+    assert [int(row["trade_id"]) for row in rows] == [trade.trade_id for trade in trades]
+    for row, trade in zip(rows, trades, strict=True):
+        assert (row["side"], row["created_time"], row["source"]) == (trade.side, str(trade.ts), "0")
+        assert (row["price"], row["size"]) == (str(float(trade.px)), str(float(trade.sz)))
+    days = [ids_of for day in ("18", "19", "20") for ids_of in rows_of(fetch(past, f"2026-11-{day}")[2])]
+    numbers = [int(row["trade_id"]) for row in days]
+    assert numbers == list(range(FIRST_ID, FIRST_ID + len(numbers))), "on without a break from file to file"
+
+
+def test_an_archive_appears_hours_after_its_day(past: FakeOKX) -> None:
+    past.set_clock("2026-11-20T23:29:00Z")
+    assert fetch(past, "2026-11-20", method="HEAD")[0] == 404
+    past.set_clock("2026-11-20T23:30:00Z")
+    assert fetch(past, "2026-11-20", method="HEAD")[0] == 200
+    past.faults.archive_after_h = 48.0
+    assert fetch(past, "2026-11-20")[0] == 404
+    assert {path for _, path, _ in past.requests} == {urlsplit(archive_url(past, "2026-11-20")).path}
+
+
+@pytest.mark.parametrize(
+    ("day", "inst_id"), [("2026-11-20", "NO-SUCH-SWAP"), ("2025-01-01", BTC), ("2026-13-45", BTC), ("20261120", BTC)]
+)
+def test_what_is_no_archive_is_not_there(past: FakeOKX, day: str, inst_id: str) -> None:
+    assert fetch(past, day, inst_id)[0] == 404
+
+
+def test_who_does_not_say_what_he_is_gets_no_archive(past: FakeOKX) -> None:
+    asked = http.client.HTTPConnection(past.host, past.port, timeout=RECV_S)
+    asked.request("GET", urlsplit(archive_url(past, "2026-11-20")).path)
+    assert asked.getresponse().status == 403
+    asked.close()
+
+
+def test_an_archive_follows_the_ledger_and_what_was_done_to_its_rows(past: FakeOKX) -> None:
+    first = rows_of(fetch(past, "2026-11-19")[2])
+    begin = int(first[0]["trade_id"])
+    past.spoil_archive([begin + 1, begin + 2])
+    past.spoil_archive([begin + 3], {"size": "0.16186999999999999"})
+    past.spoil_archive([begin + 4], {"source": ABSENT})
+    rows = rows_of(fetch(past, "2026-11-19")[2])
+    assert [int(row["trade_id"]) - begin for row in rows[:4]] == [0, 3, 4, 5]
+    assert [rows[1]["size"], rows[2].get("source")] == ["0.16186999999999999", None]
+    past.faults = Faults()
+    assert rows_of(fetch(past, "2026-11-19")[2]) == first
+    today = len(rows_of(past.archive_file(BTC, "2026-11-21")[0].read_bytes()))
+    past.trade(count=5)
+    assert len(rows_of(past.archive_file(BTC, "2026-11-21")[0].read_bytes())) == today + 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [("missing", 404), ("refused", 403), ("429", 429), ("500", 500), ("503", 503), ("html", 200)]
+)
+def test_an_archive_is_refused_on_its_day_and_no_other(past: FakeOKX, kind: str, status: int) -> None:
+    past.faults.archive = {"2026-11-20": kind}
+    assert fetch(past, "2026-11-20")[::2] == (status, b"<html>No</html>")
+    assert rows_of(fetch(past, "2026-11-19")[2])
+    past.faults = Faults(archive_often={kind: 1.0})
+    assert fetch(past, "2026-11-19")[0] == status
+
+
+def test_an_archive_comes_in_part_or_not_at_all(past: FakeOKX) -> None:
+    whole = fetch(past, "2026-11-20")[2]
+    past.faults.archive = {"all": "cut midway"}
+    with pytest.raises(http.client.IncompleteRead) as cut:
+        fetch(past, "2026-11-20")
+    assert whole.startswith(cut.value.partial)
+    assert len(cut.value.partial) == len(whole) // 2
+    past.faults.archive = {"all": "stall midway"}
+    with urlopen(archive_url(past, "2026-11-20"), timeout=0.2) as answer:
+        assert answer.read(len(whole) // 2) == whole[: len(whole) // 2]
+        with pytest.raises(TimeoutError):
+            answer.read(1)
+    past.faults.archive = {"all": "reset"}
+    with pytest.raises(OSError, match=r"reset|closed|abort"):
+        fetch(past, "2026-11-20")
+    past.faults.archive = {"all": "hang"}
+    with pytest.raises(TimeoutError), urlopen(archive_url(past, "2026-11-20"), timeout=0.2):
+        pass
+    past.faults = Faults(archive_bytes_per_s=len(whole) * 4)
+    assert fetch(past, "2026-11-20")[2] == whole
+
+
+def test_the_checksum_is_wrong_or_not_sent(past: FakeOKX) -> None:
+    right = fetch(past, "2026-11-20")[1]["Content-MD5"]
+    past.faults.archive = {"2026-11-20": "wrong MD5", "2026-11-19": "no MD5"}
+    assert fetch(past, "2026-11-20")[1]["Content-MD5"] not in (right, None)
+    assert fetch(past, "2026-11-19")[1]["Content-MD5"] is None
+
+
+def zip_failure(content: bytes) -> str:
+    try:
+        unzip(content)
+    except zipfile.BadZipFile as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "failure"), [("not a zip", "not a zip file"), ("truncated", "not a zip file"), ("bad CRC", "Bad CRC-32")]
+)
+def test_a_damaged_zip_has_a_checksum_that_is_right(past: FakeOKX, kind: str, failure: str) -> None:
+    past.faults.archive = {"all": kind}
+    status, headers, content = fetch(past, "2026-11-20")
+    assert status == 200
+    assert headers["Content-MD5"] == base64.b64encode(hashlib.md5(content).digest()).decode()
+    assert failure in zip_failure(content)
+
+
+@pytest.mark.parametrize(("kind", "declared"), [("bomb", 66 * 2**26), ("hidden bomb", 1_000_000)])
+def test_a_bomb_is_small_and_unpacks_to_more_than_4_gb(past: FakeOKX, kind: str, declared: int) -> None:
+    past.faults.archive = {"all": kind}
+    content = fetch(past, "2026-11-20")[2]
+    assert len(content) < 6_000_000
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        (info,) = file.infolist()
+        assert info.file_size >= declared
+        with file.open(info) as member:
+            assert member.readline().startswith(b"instrument_name,")
+            assert member.read(100_000) == bytes(100_000)
+    blocks = content.split(b"\x00\x00\xff\xff")[1:-1]  # what stands between two flushes
+    assert blocks == blocks[:1] * 66
+    assert len(zlib.decompressobj(-15).decompress(blocks[0])) == 2**26
+
+
+def test_a_zip_has_other_things_in_it_than_it_should(past: FakeOKX) -> None:
+    def names(kind: str) -> list[str]:
+        past.faults.archive = {"all": kind}
+        with zipfile.ZipFile(io.BytesIO(fetch(past, "2026-11-20")[2])) as file:
+            return file.namelist()
+
+    usual = f"{BTC}-trades-2026-11-20.csv"
+    assert names("two members") == [usual, f"2_{usual}"]
+    assert names("path outside") == [f"../{usual}"]
+    assert names("other instrument") == [f"{ETH}-trades-2026-11-20.csv"]
+    assert {row["instrument_name"] for row in rows_of(fetch(past, "2026-11-20")[2])} == {ETH}
+    assert names("other day") == [f"{BTC}-trades-2026-11-19.csv"]
+    other = fetch(past, "2026-11-20")[2]
+    past.faults = Faults()
+    assert rows_of(other) == rows_of(fetch(past, "2026-11-19")[2])
+
+
+GBK = "instrument_name/交易对,trade_id/撮合id,side/交易方向,price/价格,size/数量,created_time/成交时间"
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("empty", lambda _: b""),
+        ("no rows", lambda lines: lines[0]),
+        ("no header", lambda lines: b"".join(lines[1:])),
+        ("unknown header", lambda lines: b"".join([b"symbol,id,taker,px,qty,time,flag\r\n", *lines[1:]])),
+        ("old header", lambda lines: b"".join(line.rpartition(b",")[0] + b"\r\n" for line in lines)),
+        ("GBK header", lambda lines: GBK.encode("gbk") + b"".join(b"\r\n" + line[:-4] for line in lines[1:]) + b"\r\n"),
+        (
+            "moved columns",
+            lambda lines: b"".join(b",".join(line.split()[0].split(b",")[::-1]) + b"\r\n" for line in lines),
+        ),
+        ("BOM", lambda lines: b"\xef\xbb\xbf" + b"".join(lines)),
+        ("LF", lambda lines: b"".join(lines).replace(b"\r\n", b"\n")),
+        ("upper case", lambda lines: b"".join(lines).replace(b",buy,", b",BUY,").replace(b",sell,", b",SELL,")),
+        ("doubled", lambda lines: b"".join([lines[0], *(line * 2 for line in lines[1:])])),
+        ("out of order", lambda lines: b"".join([*lines[:2], lines[3], lines[2], *lines[4:]])),
+        ("holes", lambda lines: b"".join([*lines[:2], *lines[3:]])),
+    ],
+)
+def test_a_csv_is_spoiled_as_it_is_told(
+    make_okx: Callable[..., FakeOKX], kind: str, expected: Callable[[list[bytes]], bytes]
+) -> None:
+    okx = make_okx(start=DAY)
+    okx.prefill(BTC, 100, DAY - DAY_MS, DAY - DAY_MS + 60_000)
+    lines = unzip(fetch(okx, "2026-11-20")[2]).splitlines(keepends=True)
+    okx.faults.archive = {"all": kind}
+    assert unzip(fetch(okx, "2026-11-20")[2]) == expected(lines)
+
+
+def test_some_rows_of_a_csv_are_not_to_be_believed(past: FakeOKX) -> None:
+    rows = rows_of(fetch(past, "2026-11-20")[2])
+    for kind, price in (("noise", "0000000001"), ("bad rows", "-1.0")):
+        past.faults.archive = {"all": kind}
+        spoiled = rows_of(fetch(past, "2026-11-20")[2])
+        changed = [index for index, row in enumerate(spoiled) if row != rows[index]]
+        assert changed == [1, 1001]
+        assert all(spoiled[index]["price"].endswith(price) for index in changed)
+    past.faults.archive = {"all": "short rows"}
+    assert rows_of(fetch(past, "2026-11-20")[2])[1]["source"] is None
+    past.faults.archive = {"all": "both sides"}
+    pair = rows_of(fetch(past, "2026-11-20")[2])[:2]
+    assert pair[0]["trade_id"] == pair[1]["trade_id"]
+    assert {row["side"] for row in pair} == {"BUY", "SELL"}
+
+
+# The command line
+
+
+def test_the_command_line_offers_a_vault_of_its_own_and_a_past(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-u",
+        "tests/fake_okx.py",
+        "--port",
+        "0",
+        "--days",
+        "2",
+        "--start",
+        "2026-11-21T12:00:00Z",
+    ]
+    env = {**os.environ, "TMPDIR": str(tmp_path), "TEMP": str(tmp_path)}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=env)
+    with process:
+        lines = [process.stdout.readline() for _ in range(5)] if process.stdout else []
+        process.terminate()
+    words = shlex.split(lines[2])
+    options = dict(itertools.pairwise(words[2:]))
+    assert words[:2] == ["python", "trades_exporter.py"]
+    assert Path(options["--vault"]).parent.parent == tmp_path
+    assert Path(options["--log-file"]).parent == Path(options["--vault"]).parent
+    assert options["--archive-url"].startswith(options["--rest-url"])
+    assert "--since 2026-11-19" in lines[4]

@@ -176,5 +176,5 @@ class Wine:
         with zipfile.ZipFile(archive, "w") as file:
             file.writestr("__main__.py", script)
         launcher = self.cpython / "Lib/site-packages/pip/_vendor/distlib/t64.exe"
-        shebang = f'#!"{windows_path(self.cpython)}\\python.exe"\r\n'
+        shebang = f'#!"{windows_path(self.cpython)}\\python.exe" -I\r\n'
         path.write_bytes(launcher.read_bytes() + shebang.encode() + archive.getvalue())

@@ -1,0 +1,405 @@
+"""Today first, the past behind it: long pauses against the fake OKX's ledger, over REST and archives."""
+
+import gzip
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fake_okx import BTC, ETH, REST_LIMITS, FakeOKX, crossing_times
+from harness import (
+    Exporter,
+    assert_vault_equals_ledger,
+    assert_whole,
+    day_files,
+    day_path,
+    last_stored_id,
+    read_gaps,
+    read_vault,
+    to_utc,
+    wait_for,
+)
+
+MakeExporter = Callable[..., Exporter]
+MakeOKX = Callable[..., FakeOKX]
+SETTINGS: dict[str, object] = {  # patience in tenths of a second where people have seconds
+    "ASK_AGAIN_S": [0.05, 0.3],
+    "ABSENT_S": 1.0,
+    "BAD_ROW_S": 1.0,
+    "HISTORY_WAIT_S": 0.1,
+    "ARCHIVE_IDS": 10**9,  # REST alone
+    "REST_LIMITS": dict.fromkeys(REST_LIMITS, 1000),
+}
+
+
+@pytest.fixture(autouse=True)
+def _fast_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the exchange allow fifty times as many requests, so that a past takes a second."""
+    for path, (limit, largest) in REST_LIMITS.items():
+        monkeypatch.setitem(REST_LIMITS, path, (50 * limit, largest))
+
+
+def stopped_at(okx: FakeOKX, exporter: Exporter, trades: int = 20) -> Exporter:
+    """Let the exporter record so many trades of each instrument, and stop it."""
+    exporter.start_capture()
+    for inst_id in okx.markets:
+        okx.trade(inst_id, trades)
+    exporter.wait_until_stored()
+    assert exporter.stop() == 0
+    return exporter
+
+
+def finish(okx: FakeOKX, exporter: Exporter) -> None:
+    """Wait until all is stored, and stop the exporter."""
+    okx.settle()
+    exporter.wait_until_whole()
+    assert exporter.stop() == 0
+
+
+def stored_bytes(vault: Path) -> int:
+    """Return how much is in the plain day files of all instruments."""
+    return sum(path.stat().st_size for path in (vault / "raw").rglob("*.jsonl"))
+
+
+def test_sixty_hours_off_are_whole_again_behind_the_present_day(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """Every id of today is stored, in order, before the first one of the past; then all of it is there."""
+    okx = make_okx(start="2026-11-20T21:00:00Z")
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS))
+    okx.pass_hours(60, trades=6000)
+    known = {inst_id: ledger[-1].trade_id for inst_id, ledger in okx.ledger.items()}
+    okx.set_rate(20)
+    recorder.start()
+    for inst_id, newest in known.items():
+        recorder.wait_until(day_path(recorder.vault, "2026-11-21", inst_id).exists, what="the past begins")
+        today = [int(record["trade_id"]) for record in read_vault(recorder.vault, inst_id)]
+        first = next(trade.trade_id for trade in okx.ledger[inst_id] if to_utc(trade.ts) > "2026-11-23")
+        assert set(range(first, newest + 1)) <= set(today), "the past began before the present day was whole"
+    finish(okx, recorder)
+    assert recorder.log_since_start.count("History complete") == 2
+    assert_whole(recorder, okx)
+    for inst_id in (BTC, ETH):
+        days = [path.name for path in day_files(recorder.vault, inst_id)]
+        assert days == [f"2026-11-{day}.jsonl" for day in (20, 21, 22, 23)]
+
+
+def test_a_short_pause_over_midnight_is_no_history(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """What is missing from less than 15 minutes before midnight is repaired in order, before anything newer."""
+    okx = make_okx(start="2026-11-20T23:50:00Z")
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS))
+    okx.pass_hours(3, trades=500)
+    recorder.start_capture()
+    finish(okx, recorder)
+    assert "reason=pending" not in recorder.log
+    assert_whole(recorder, okx)
+
+
+def test_the_first_trade_of_a_day_is_stored_at_once_though_a_pause_precedes_it(
+    exporter: MakeExporter, make_okx: MakeOKX
+) -> None:
+    """The push that ends the pause is the day's first trade, and no other follows."""
+    okx = make_okx(start="2026-11-20T12:00:00Z", instruments=[BTC])
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC]}))
+    okx.pass_hours(11, trades=300)
+    okx.set_clock("2026-11-21T00:10:00Z")
+    okx.trade()
+    recorder.start_capture()
+    recorder.wait_until_whole()
+    assert recorder.stop() == 0
+    assert_whole(recorder, okx)
+
+
+def test_midnight_passes_while_today_is_repaired(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """What is left of today becomes history too, as soon as live trades are of the next day."""
+    okx = make_okx(start="2026-11-20T12:00:00Z")
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS))
+    okx.pass_hours(34, trades=6000)
+    okx.faults.rest_latency_s = 0.4
+    okx.set_rate(20)
+    recorder.start_capture()
+    recorder.wait_until(lambda: last_stored_id(recorder.vault) > okx.ledger[BTC][0].trade_id + 300)
+    okx.set_clock("2026-11-22T00:00:05Z")
+    recorder.wait_until(day_path(recorder.vault, "2026-11-22").exists, what="a third day")
+    finish(okx, recorder)
+    assert recorder.log.count("reason=pending") >= 3
+    assert_whole(recorder, okx)
+
+
+def test_another_long_pause_before_the_first_is_filled(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """Three pauses, three pending ranges, of which none is begun before all are on record."""
+    okx = make_okx(start="2026-11-18T21:00:00Z")
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"HISTORY_FREE_BYTES": 1 << 60}))
+    for _ in range(3):
+        okx.pass_hours(30, trades=700)
+        recorder.start_capture()
+        recorder.wait_until_stored()
+        assert recorder.stop() == 0
+    assert len(recorder.pending()) == 6
+    recorder.settings = SETTINGS
+    recorder.start_capture()
+    finish(okx, recorder)
+    assert_whole(recorder, okx)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_again_and_again_it_goes_on_where_the_files_end(
+    exporter: MakeExporter, make_okx: MakeOKX, seed: int
+) -> None:
+    """Eight times kill -9, with torn ends in the live file, in history's and in the gaps file."""
+    chance = random.Random(seed)
+    okx = make_okx(start="2026-11-19T21:00:00Z", seed=seed)
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS))
+    okx.faults.rest_latency_s = 0.1
+    for _ in range(8):
+        okx.pass_hours(chance.choice((0.1, 0.5, 20)), trades=chance.choice((10, 900)))
+        okx.set_rate(50)
+        size = stored_bytes(recorder.vault)
+        recorder.start_capture()
+        goal = size + chance.randrange(200_000)
+        recorder.wait_until(
+            lambda: stored_bytes(recorder.vault) > goal or not recorder.pending(), what="more is stored"
+        )  # noqa: B023 - at once
+        recorder.kill()
+        okx.set_rate(0)
+        for inst_id in okx.markets:
+            gaps = recorder.vault / "meta" / "okx" / "gaps" / f"{inst_id}.jsonl"
+            for path in [*day_files(recorder.vault, inst_id), gaps]:
+                line = path.read_bytes().splitlines()[-1]
+                if chance.random() < 0.6:
+                    with path.open("ab") as file:
+                        file.write(line[: chance.randrange(len(line))])
+    okx.faults.rest_latency_s = 0.0
+    recorder.start_capture()
+    finish(okx, recorder)
+    assert_whole(recorder, okx)
+
+
+def test_a_day_is_whole_and_the_record_does_not_say_so_yet(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """The gaps file can't be replaced (as on Windows, while a reader has it open); kill -9 leaves it so."""
+    okx = make_okx(start="2026-11-20T21:00:00Z")
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS))
+    okx.pass_hours(60, trades=1000)
+    blocks = [recorder.vault / "meta" / "okx" / "gaps" / f"{inst_id}.new" for inst_id in okx.markets]
+    for block in blocks:
+        block.mkdir()
+    recorder.start_capture()
+    recorder.wait_for_log("History complete", times=2)
+    assert len(recorder.pending()) == 2
+    recorder.kill()
+    recorder.start_capture()
+    recorder.wait_for_log("History complete", times=2)
+    for block in blocks:
+        block.rmdir()
+    finish(okx, recorder)
+    assert_whole(recorder, okx)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_days_are_compressed_while_history_is_pending(
+    exporter: MakeExporter, make_okx: MakeOKX, *, interrupted: bool
+) -> None:
+    """The day that history stands in, and one that is whole; where `interrupted`, the plain file is still there."""
+    okx = make_okx(start="2026-11-20T21:00:00Z", instruments=[BTC])
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC]}))
+    okx.pass_hours(60, trades=4000)
+    okx.faults.rest_latency_s = 0.3
+    recorder.start_capture()
+    second = day_path(recorder.vault, "2026-11-22")
+    recorder.wait_until(lambda: second.exists() and second.stat().st_size > 50_000, what="the past's second day")
+    recorder.kill()
+    for path in (second.with_name("2026-11-21.jsonl"), second):
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        if not interrupted:
+            path.unlink()
+    recorder.start_capture()
+    finish(okx, recorder)
+    assert_whole(recorder, okx)
+
+
+def test_the_day_that_history_stands_in_is_compressed_under_it(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """What is written to a file that was removed is fetched again."""
+    okx = make_okx(start="2026-11-20T21:00:00Z", instruments=[BTC])
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC], "FSYNC_S": 60.0}))
+    okx.pass_hours(60, trades=4000)
+    okx.faults.rest_latency_s = 0.5
+    recorder.start_capture()
+    second = day_path(recorder.vault, "2026-11-22")
+    recorder.wait_until(lambda: second.exists() and second.stat().st_size > 50_000, what="the past's second day")
+    content = second.read_bytes()
+    second.with_name(second.name + ".gz").write_bytes(gzip.compress(content[: content.rfind(b"\n") + 1]))
+    second.unlink()
+    finish(okx, recorder)
+    assert_whole(recorder, okx)
+
+
+def test_midnight_passes_while_history_runs(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """Live capture turns its day, history goes on in its own."""
+    okx = make_okx(start="2026-11-20T12:00:00Z")
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS))
+    okx.pass_hours(59.9, trades=5000)
+    okx.faults.rest_latency_s = 0.2
+    okx.set_rate(30)
+    recorder.start_capture()
+    recorder.wait_until(day_path(recorder.vault, "2026-11-21").exists, what="the past begins")
+    okx.set_clock("2026-11-23T00:00:01Z")
+    recorder.wait_until(day_path(recorder.vault, "2026-11-23").exists, what="the next day begins")
+    assert recorder.pending()
+    finish(okx, recorder)
+    assert_whole(recorder, okx)
+
+
+def test_a_live_gap_is_repaired_while_history_waits(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """History asks for nothing of its own until the gap is closed."""
+    okx = make_okx(start="2026-11-20T12:00:00Z", instruments=[BTC])
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC]}))
+    okx.pass_hours(60, trades=8000)
+    okx.faults.rest_latency_s = 0.2
+    recorder.start_capture()
+    recorder.wait_until(day_path(recorder.vault, "2026-11-21").exists, what="the past begins")
+    lost = okx.trade(n=50, lost=True)
+    okx.hide([lost[0].first_id])
+    okx.trade()
+    recorder.wait_for_log("Gap found", times=2)
+    recorder.wait_until(lambda: len(okx.requests_to("history-trades")) > asked + 5, what="the gap is asked for") if (
+        asked := len(okx.requests_to("history-trades"))
+    ) else None
+    finish(okx, recorder)
+    assert_vault_equals_ledger(recorder.vault, okx)
+
+
+def test_history_waits_for_room_on_the_disk(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """It says so, and live capture does not suffer."""
+    okx = make_okx(start="2026-11-20T21:00:00Z")
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"HISTORY_FREE_BYTES": 1 << 60}))
+    okx.pass_hours(60, trades=1000)
+    okx.set_rate(20)
+    recorder.start_capture()
+    recorder.wait_for_log("History waits: the disk is nearly full")
+    recorder.wait_until_stored()
+    assert len(recorder.pending()) == 2
+    assert [path.name for path in day_files(recorder.vault, BTC)] == ["2026-11-20.jsonl", "2026-11-23.jsonl"]
+    assert recorder.stop() == 0
+    recorder.settings = SETTINGS
+    recorder.start_capture()
+    finish(okx, recorder)
+    assert_whole(recorder, okx)
+
+
+def test_a_disk_fails_in_the_midst_of_history(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """The Vault is away for a while: live capture and history both go on without a gap."""
+    okx = make_okx(start="2026-11-20T12:00:00Z")
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"RETRY_WRITE_S": 0.1}))
+    okx.pass_hours(60, trades=5000)
+    okx.faults.rest_latency_s = 0.2
+    okx.set_rate(20)
+    recorder.start_capture()
+    recorder.wait_until(day_path(recorder.vault, "2026-11-21", ETH).exists, what="the past begins")
+    away = recorder.vault.rename(recorder.vault.with_name("away"))
+    recorder.wait_for_log("Can't write to the Vault")
+    away.rename(recorder.vault)
+    finish(okx, recorder)
+    assert_whole(recorder, okx)
+
+
+def test_a_bad_row_costs_its_id_alone(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """Of the past REST keeps sending bad rows: they go on record, with a warning that shows the row."""
+    okx = make_okx(start="2026-11-20T12:00:00Z", instruments=[BTC])
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC]}))
+    okx.pass_hours(60, trades=2000)
+    bad = [okx.ledger[BTC][index].trade_id for index in (300, 301, 450, 1200)]
+    for trade_id, fields in zip(bad, ({"px": "NaN"}, {"sz": 5}, {"side": ""}, {"ts": ""}), strict=True):
+        okx.corrupt(trade_id, fields)
+    recorder.start_capture()
+    recorder.wait_until_whole()
+    okx.settle()
+    recorder.wait_until_stored()
+    assert recorder.stop() == 0
+    gaps = [gap for gap in read_gaps(recorder.vault) if gap["reason"] == "unrepaired"]
+    named = [trade_id for trade_id in bad for gap in gaps if int(gap["after_id"]) < trade_id < int(gap["before_id"])]
+    assert (named, sum(int(gap["before_id"]) - int(gap["after_id"]) - 1 for gap in gaps)) == (bad, 4)
+    assert recorder.log.count("A row of REST stays bad") == 4
+    assert "px='NaN'" in recorder.log
+    assert assert_vault_equals_ledger(recorder.vault, okx).missing == 4
+
+
+def test_times_that_cross_at_midnight(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """Between two days of the past all trades are stored; at the end of the past the misfits go on record."""
+    okx = make_okx(start="2026-11-20T12:00:00Z", instruments=[BTC])
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC]}))
+    for day in (21, 22):
+        okx.pass_hours(11, trades=300)
+        for ts in crossing_times(f"2026-11-{day}"):
+            okx.trade(ts=ts, lost=True)
+        okx.set_clock(f"2026-11-{day}T12:00:00Z")
+    okx.pass_hours(1, trades=300)
+    recorder.start_capture()
+    finish(okx, recorder)
+    verdict = assert_vault_equals_ledger(recorder.vault, okx)
+    reasons = {gap["reason"] for gap in read_gaps(recorder.vault)}
+    assert verdict.missing <= 20
+    assert reasons == {"start", "unrepaired"}
+    assert recorder.run("--verify").returncode == 0
+
+
+def test_given_up_only_todays_part_is_unrepaired(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """REST is dead after a pause of 60 hours: the past becomes pending, and is fetched when REST is back."""
+    okx = make_okx(start="2026-11-20T21:00:00Z", instruments=[BTC])
+    settings = SETTINGS | {"INSTRUMENTS": [BTC], "UNREPAIRED_S": 1.0, "METADATA_S": 0.5}
+    recorder = stopped_at(okx, exporter(okx, settings=settings))
+    okx.pass_hours(60, trades=2000)
+    okx.faults.rest = {"503": 1.0}
+    okx.faults.rest_only = "history-trades"
+    recorder.start_capture()
+    okx.set_rate(20)
+    recorder.wait_for_log("reason=pending")
+    recorder.wait_until_stored()
+    okx.faults.rest = {}
+    recorder.wait_until_whole()
+    okx.settle()
+    recorder.wait_until_stored()
+    assert recorder.stop() == 0
+    assert_vault_equals_ledger(recorder.vault, okx)
+    stored = {record["timestamp_utc"][:10] for record in read_vault(recorder.vault)}
+    assert stored == {f"2026-11-{day}" for day in (20, 21, 22, 23)}
+    for gap in read_gaps(recorder.vault):
+        assert gap["reason"] in {"start", "unrepaired"}
+        assert gap["reason"] == "start" or gap["before_utc"] > "2026-11-23"
+        assert (
+            gap["reason"] == "start"
+            or int(gap["after_id"])
+            >= next(trade.trade_id for trade in okx.ledger[BTC] if to_utc(trade.ts) > "2026-11-23") - 1
+        ), gap
+
+
+def test_each_day_gets_a_verdict_and_another_when_it_changes(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """The days of the past are audited when they are whole; what was audited before, and grew, once more."""
+    okx = make_okx(start="2026-11-20T21:00:00Z", instruments=[BTC])
+    settings = SETTINGS | {"INSTRUMENTS": [BTC], "AUDIT_AFTER_S": 0.2}
+    recorder = stopped_at(okx, exporter(okx, settings=settings))
+    okx.pass_hours(60, trades=3000)
+    recorder.start_capture()
+    recorder.wait_until_whole()
+    for day in (20, 21, 22):
+        recorder.wait_for_log(f"Audit: {BTC} 2026-11-{day}")
+    verdicts = (recorder.vault / "meta" / "okx" / "audit" / f"{BTC}.jsonl").read_text()
+    assert all(f'"day":"2026-11-{day}"' in verdicts for day in (20, 21, 22))
+    assert '"minutes_differing":"0"' in verdicts
+    assert len(verdicts.splitlines()) == verdicts.count('"minutes_differing":"0"')
+    finish(okx, recorder)
+    assert_whole(recorder, okx)
+
+
+def test_a_signal_ends_it_in_the_midst_of_history(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """Exit 0 and whole files; the next start goes on."""
+    okx = make_okx(start="2026-11-20T12:00:00Z")
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS))
+    okx.pass_hours(60, trades=5000)
+    okx.faults.rest_latency_s = 0.2
+    recorder.start_capture()
+    recorder.wait_until(day_path(recorder.vault, "2026-11-21", ETH).exists, what="the past begins")
+    assert recorder.stop() == 0
+    assert recorder.run("--verify").returncode == 0
+    assert recorder.pending()
+    recorder.start_capture()
+    finish(okx, recorder)
+    assert_whole(recorder, okx)
