@@ -3069,7 +3069,6 @@ def print_report(*lines: str) -> None:
     except OSError as exc:
         if exc.errno not in {errno.EPIPE, errno.EINVAL}:  # the second is what Windows says of a closed pipe
             log.error(f"The report can't be written: {describe(exc)}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or else the buffer fails again at exit
         raise SystemExit(1) from None
 
 
@@ -3080,7 +3079,7 @@ def show_progress(text: str) -> None:
             print(f"\r{text:<60}\r{text}", end="", file=sys.stderr, flush=True)
 
 
-def counted(number: int, noun: str) -> str:
+def number_of(number: int, noun: str) -> str:
     """Return a number with its noun: 1 problem, 2 problems."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
@@ -3352,10 +3351,10 @@ def missing_in_words(gaps: dict[str, list[Gap]]) -> tuple[list[str], list[str]]:
     lines = [f"Missing: {text}" for text in shortened(holes)] + [f"Pending: {text}" for text in shortened(awaited)]
     for inst_id, recorded in gaps.items():
         if absent := count_ids(gap for gap in recorded if gap.reason == "absent"):
-            lines.append(f"Not missing: {inst_id}, {counted(absent, 'id')} that OKX never used (absent)")
+            lines.append(f"Not missing: {inst_id}, {number_of(absent, 'id')} that OKX never used (absent)")
     days = pending_days(itertools.chain(*pending.values()))
-    parts = [f"{counted(len(holes), 'range')} missing"] if holes else []
-    return lines, parts + ([f"{counted(len(days), 'day')} still to come (pending)"] if awaited else [])
+    parts = [f"{number_of(len(holes), 'range')} missing"] if holes else []
+    return lines, parts + ([f"{number_of(len(days), 'day')} still to come (pending)"] if awaited else [])
 
 
 TABLE = "{:<16} {:<10} {:>9}  {:<13} {:<13} {:>12} {:>12} {:>16} {:>16} {:>4} {:>8}  {}"
@@ -3380,7 +3379,7 @@ def table_row(check: DayCheck, gaps: list[Gap]) -> str:
 
 def verify(vault: Vault) -> int:
     """Check the format of every stored line, print a table, what is missing and a verdict; return the exit code."""
-    report, problems = [TABLE_HEAD], Problems()
+    output, problems = [TABLE_HEAD], Problems()
     with reading(vault):
         checks: dict[str, list[DayCheck]] = {inst_id: [] for inst_id in vault.instruments()}
         jobs = [(inst_id, day, paths) for inst_id in checks for day, paths in vault.days(inst_id).items()]
@@ -3389,18 +3388,18 @@ def verify(vault: Vault) -> int:
         gaps = {inst_id: list(dict.fromkeys(vault.gaps(inst_id))) for inst_id in checks}
         for inst_id, days in checks.items():
             check_seams(days)
-            report += [table_row(day, gaps[inst_id]) for day in days]
+            output += [table_row(day, gaps[inst_id]) for day in days]
             for day in days:
                 problems.merge(day.problems)
             problems.merge(check_metadata(vault, inst_id, next((day.last for day in reversed(days) if day.last), None)))
     for kind, places in problems.places.items():
-        report += ["", f"{problems.counts[kind]} x {kind}", *(f"  {place}" for place in places)]
+        output += ["", f"{problems.counts[kind]} x {kind}", *(f"  {place}" for place in places)]
     lines = sum(day.lines for days in checks.values() for day in days)
     total = problems.counts.total()
-    verdict = counted(total, "problem") if total else "no problem found" if lines else "no data to check"
+    verdict = number_of(total, "problem") if total else "no problem found" if lines else "no data to check"
     missing, parts = missing_in_words(gaps)
-    last = f"{counted(lines, 'line')} in {counted(len(jobs), 'day file')}: {', '.join([verdict, *parts])}"
-    print_report(*report, "", *missing, last)
+    last = f"{number_of(lines, 'line')} in {number_of(len(jobs), 'day file')}: {', '.join([verdict, *parts])}"
+    print_report(*output, "", *missing, last)
     return 1 if total or not lines else 0
 
 
