@@ -572,7 +572,7 @@ class Sequence:
         self.seen, self.seen_ts = last, ts
 
     def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
-        """Go on at the id `first`, of the time `ts` (ms), and return what is to be stored now; others fetch the rest."""
+        """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest."""
         self.next, self.ts, self._patched = first, ts, True
         self.waiting = [trade for trade in self.waiting if trade.first >= first]
         return self._waited()
@@ -742,7 +742,10 @@ class Repair:
         again: list[int] = []
         walk: list[int] = []
         ahead = sum(trade.repaired for trade in self.sequence.waiting)
-        room = min(self._pages, (LOOKAHEAD_TRADES - ahead) // PAGE) if now >= self._walk_at else 0
+        lowest = next(self.sequence.missing(), (0, 0))[0]  # all that waits needs it: there is always room for its page
+        room = max(min(self._pages, (LOOKAHEAD_TRADES - ahead) // PAGE), int(lowest > self._walked))
+        if now < self._walk_at:
+            room = 0
         for low, high in self.sequence.missing():
             if low > self.settled:
                 break
@@ -3491,12 +3494,8 @@ def covered_minutes(day: str, stored: StoredDay, bars: dict[str, Bar], gaps: Ite
         return []
     first = min(bars, default="") if stored.is_first else ""
     last = max(bars, default="") if stored.is_last else "~"
-    holes = [
-        # a pending range over midnight ends with the first id of a day: see touches
-        (gap.after_utc[:16], gap.before_utc[: 16 if touches(gap, gap.before_utc[:10]) else 10] or "9")
-        for gap in gaps
-        if gap.reason != "absent" and touches(gap, day)
-    ]
+    touching = [gap for gap in gaps if gap.reason != "absent" and touches(gap, day)]
+    holes = [(gap.after_utc[:16], gap.before_utc[:16] or "9") for gap in touching]
     minutes = [f"{number // 60:02}:{number % 60:02}" for number in range(1440)]
     return [
         minute

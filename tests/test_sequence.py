@@ -351,13 +351,20 @@ def test_what_lies_below_the_first_id_of_a_day_is_skipped_without_a_gap() -> Non
     """Somebody else fetches it; a push that reaches over the edge comes from REST."""
     sequence = stored_up_to(10)
     offer_all(sequence, [push(20, 3), push(30, 2), push(16, 3)])
-    sequence.skip_to(20, str(TS + 20))
+    assert sequence.skip_to(20, str(TS + 20)) == []
     assert [trade.last for trade in sequence.waiting] == [30]
     assert missing(sequence) == [(20, 28)]
     assert sequence.last == 19
     items = offer_all(sequence, [push(15), single(20), *(single(i) for i in range(21, 29))])
     assert written(items) == [*range(20, 29), 30]
     assert sequence.skipped == 1
+
+
+def test_what_waits_for_a_day_to_begin_is_stored_when_it_does() -> None:
+    sequence = stored_up_to(10)
+    offer_all(sequence, [push(20), push(22, 2), push(30)])
+    assert written(sequence.skip_to(20, push(20).ts)) == [20, 22]
+    assert missing(sequence) == [(23, 29)]
 
 
 # -------------------------------------------------------------------------------------------------- ids that fell
