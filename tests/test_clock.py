@@ -54,14 +54,14 @@ def test_after_sleep_it_reconnects_and_fetches_what_it_missed(
 @needs_sleep
 def test_a_sleep_in_the_midst_of_a_repair_is_not_held_against_rest(okx: FakeOKX, exporter: MakeExporter) -> None:
     """It gave no answer for longer than it is given, but nobody was awake to hear one."""
-    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 4.0}))
-    okx.prefill(BTC, 4_000, okx.now_ms(), okx.now_ms() + 1)
+    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 3.0}))
+    okx.prefill(BTC, 2_500, okx.now_ms(), okx.now_ms() + 1)
     okx.faults.rest_latency_s = 0.3
     okx.trade()
     one.wait_for_log("Gap found")
     assert one.process is not None
     one.process.send_signal(signal.SIGSTOP)
-    slept = time.monotonic() + 5.0
+    slept = time.monotonic() + 4.0
     one.wait_until(lambda: time.monotonic() > slept, what="a long sleep")
     one.process.send_signal(signal.SIGCONT)
     one.wait_until_stored()

@@ -227,7 +227,7 @@ def test_empty_files_do_not_hide_where_the_vault_ends(okx: FakeOKX, exporter: Ma
 
 def test_a_torn_end_that_was_compressed_hides_nothing_behind_it(okx: FakeOKX, exporter: MakeExporter) -> None:
     """It can't be cut off; the day goes on in a file of its own."""
-    one = start_with_a_trade(exporter(okx))
+    one = start_with_a_trade(exporter(okx, settings={"UNFINISHED_LINE_S": 0.1}))
     okx.trade(n=5, count=1)
     one.wait_until_stored()
     assert one.stop() == 0
@@ -385,7 +385,7 @@ def test_a_rest_that_answers_and_knows_nothing_new_is_no_help_either(okx: FakeOK
 
 def test_what_is_missed_when_rest_is_back_is_not_given_up_unasked(okx: FakeOKX, exporter: MakeExporter) -> None:
     """The internet was gone for hours and is back: nobody has asked REST yet for what came to light only now."""
-    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 1.0}))
+    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 1.0, "WATCH_S": 1.0}))
     okx.faults.rest = {"503": 1.0}
     okx.trade(count=1, lost=True)
     okx.trade()
