@@ -2069,14 +2069,19 @@ class AwakeClock:
     """A clock, s, that stands still while the PC sleeps: a sleep looks like one long pause here."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self._time = 0.0  # at the last tick
+        self._ticked_at = monotonic()
+
+    @property
+    def now(self) -> float:
+        """Return the time, s."""
+        return self._time + min(monotonic() - self._ticked_at, 4 * WATCH_S)
 
     async def run(self) -> None:
         """Let the clock go on, for ever."""
         while True:
-            before = monotonic()
             await asyncio.sleep(WATCH_S)
-            self.now += min(monotonic() - before, 4 * WATCH_S)
+            self._time, self._ticked_at = self.now, monotonic()
 
 
 class DayListener(Protocol):
