@@ -49,10 +49,11 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Container, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Container, Coroutine, Hashable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -473,11 +474,15 @@ def cut_from_gaps(gaps: Iterable[Gap], reasons: set[str], low: Boundary, high: B
 
 
 def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
-    """Join gaps that have the same reason and overlap or touch; return all by id."""
+    """Join gaps that have the same reason and overlap or touch; return all by id.
+
+    `start` gaps stay: each says where a record begins.
+    """
     out: list[Gap] = []
     for gap in sorted(gaps, key=lambda gap: (gap.reason, gap.first, gap.after_utc, gap.before_id)):
         last = out[-1] if out else None
-        if last is None or gap.reason != last.reason or gap.first > last.before_id:
+        apart = last is None or gap.reason != last.reason or gap.first > last.before_id
+        if last is None or apart or (gap.reason == "start" and gap.before_id != last.before_id):
             out.append(gap)
         elif gap.before_id > last.before_id:
             out[-1] = last._replace(before_id=gap.before_id, before_utc=gap.before_utc)
@@ -498,16 +503,14 @@ def ids_fell(trade: Trade, last: int, ts: str) -> BuildFailError:
 class Sequence:
     """Decides for one instrument which trades may be written now, in order and once, and which ids are missing.
 
-    Live capture offers it pushes and rows of REST, history rows of REST and archives. `offer` and `give_up` return what
-    is to be stored now, in this order: Trades and Gaps. Trades that can't be written yet wait; whatever lies between
-    them, up to the highest id known to exist, is missing.
+    `offer` and `give_up` return what is to be stored now, in this order: Trades and Gaps. Trades that can't be written
+    yet wait; whatever lies between them, up to the highest id known to exist, is missing.
     """
 
     def __init__(self, limit: int = WAITING_TRADES) -> None:
         self.next: int | None = None  # the id that continues the file; None: nothing is stored
         self.ts = ""  # of the last stored trade, ms
-        self.seen = -1  # the highest id known to exist
-        self.seen_ts = ""  # of that trade, ms
+        self.seen, self.seen_ts = -1, ""  # the highest id known to exist, and its time, ms
         self.waiting: list[Trade] = []  # by id, without overlaps
         self.skipped = 0  # duplicates
         self._limit = limit  # pushes that may wait
@@ -521,7 +524,7 @@ class Sequence:
 
     @property
     def last(self) -> int | None:
-        """Return the last stored id, or the last one that was put on record as missing."""
+        """Return the last id that is stored or on record as missing."""
         return None if self.next is None else self.next - 1
 
     @property
@@ -569,7 +572,7 @@ class Sequence:
         self.seen, self.seen_ts = last, ts
 
     def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
-        """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch what is below."""
+        """Go on at the id `first`, of the time `ts` (ms), and return what is to be stored now; others fetch the rest."""
         self.next, self.ts, self._patched = first, ts, True
         self.waiting = [trade for trade in self.waiting if trade.first >= first]
         return self._waited()
@@ -591,7 +594,7 @@ class Sequence:
         if self.next is None or not self.next <= trade_id <= self.seen:
             return False
         i = bisect.bisect_right(self.waiting, trade_id, key=first_id)
-        return i == 0 or self.waiting[i - 1].last < trade_id
+        return not i or self.waiting[i - 1].last < trade_id
 
     def give_up(self, upto: int, reason: str) -> list[Trade | Gap]:
         """Put all missing ids up to `upto` on record, and go on behind them."""
@@ -609,11 +612,10 @@ class Sequence:
         """Tell whether a push with the right first id is sure not to hold what is stored already.
 
         Taker orders that fill against liquidity of both `source`s may be pushed as two aggregates with interleaved
-        ids, and then one of them seems to begin later than it does; and without a count nothing is known. What is of
-        another millisecond than the last stored trade can't hold that one.
+        ids: one of them seems to begin later than it does; and without a count nothing is known. What is of another
+        millisecond than the last stored trade can't hold that one.
         """
-        single = trade.repaired or (trade.counted and trade.first == trade.last)
-        return single or trade.ts != self.ts or not self._patched
+        return (trade.counted and trade.first == trade.last) or trade.ts != self.ts or not self._patched
 
     def _store(self, trade: Trade) -> None:
         self._patched = trade.repaired or (self._patched and trade.ts == self.ts)
@@ -652,6 +654,26 @@ class Sequence:
 
 
 # ------------------------------------------------------------------------------------------------------------ repair
+
+
+class Evidence:
+    """Counts answers of REST that show the same thing; it is believed of ABSENT_ANSWERS over ABSENT_S or more.
+
+    A claim is anything that can be compared; `now` is any clock that only rises, s.
+    """
+
+    def __init__(self) -> None:
+        self._answers: dict[Hashable, tuple[int, float]] = {}  # by claim: how many, since when
+
+    def add(self, claim: Hashable, now: float) -> None:
+        """Count an answer that shows this."""
+        answers, since = self._answers.get(claim, (0, now))
+        self._answers[claim] = answers + 1, since
+
+    def proves(self, claim: Hashable, now: float) -> bool:
+        """Tell whether this is to be believed."""
+        answers, since = self._answers.get(claim, (0, now))
+        return answers >= ABSENT_ANSWERS and now - since >= ABSENT_S
 
 
 class HoleSearch:
@@ -708,7 +730,7 @@ class Repair:
         self._walk_at = self._again_at = now  # not before
         self._pause = ASK_AGAIN_S[0]
         self._search: HoleSearch | None = None
-        self._proofs: dict[tuple[int, int], tuple[int, float]] = {}  # missing range: answers that proved it, since when
+        self._absent = Evidence()  # of missing ranges
 
     def next_pages(self, now: float) -> list[int]:
         """Choose the `after` of the pages to ask for now, in the order to learn from them; none: wait a little."""
@@ -720,7 +742,10 @@ class Repair:
         again: list[int] = []
         walk: list[int] = []
         ahead = sum(trade.repaired for trade in self.sequence.waiting)
-        room = min(self._pages, (LOOKAHEAD_TRADES - ahead) // PAGE) if now >= self._walk_at else 0
+        lowest = next(self.sequence.missing(), (0, 0))[0]  # all that waits needs it: there is always room for its page
+        room = max(min(self._pages, (LOOKAHEAD_TRADES - ahead) // PAGE), int(lowest > self._walked))
+        if now < self._walk_at:
+            room = 0
         for low, high in self.sequence.missing():
             if low > self.settled:
                 break
@@ -736,7 +761,7 @@ class Repair:
         if not again or now < self._again_at:
             return walk
         self._again_at = now + self._longer_pause()
-        return again[:ROUND_PAGES] + walk
+        return again + walk
 
     def learn(self, after: int, rows: list[Trade], now: float) -> Learned:
         """Take the answer to a page, by id."""
@@ -754,11 +779,7 @@ class Repair:
         self._look_for_a_hole(after, ids, now)
         if ids and self._prove(ids[0], ids[-1], now):
             helped = True
-        while (gap := next(self.sequence.missing(), None)) and gap in self._proofs:
-            answers, since = self._proofs[gap]
-            if answers < ABSENT_ANSWERS or now - since < ABSENT_S:
-                break
-            del self._proofs[gap]
+        while (gap := next(self.sequence.missing(), None)) and self._absent.proves(gap, now):
             items += self.sequence.give_up(gap[1], "absent")
         return Learned(items, helped)
 
@@ -796,8 +817,7 @@ class Repair:
                 break
             passed = max(low, bottom + 1), min(high, top - 1)
             if passed[0] <= passed[1]:
-                answers, since = self._proofs.get(passed, (0, now))
-                self._proofs[passed] = answers + 1, since
+                self._absent.add(passed, now)
                 proved = True
         return proved
 
@@ -1201,9 +1221,16 @@ class TradeFiles:
         """Return the newest stored day, or nothing."""
         return max(self._ends, default="")
 
-    def highest(self, after: int = -1, before: int = 1 << 64) -> Boundary | None:
-        """Return the highest stored trade between two ids, both exclusive."""
-        return max((end for end in self._ends.values() if after < end.trade_id < before), default=None)
+    def highest(self, before: int = 1 << 64) -> Boundary | None:
+        """Return the highest stored trade with a lower id."""
+        return max((end for end in self._ends.values() if end.trade_id < before), default=None)
+
+    def live_edge(self) -> Boundary | None:
+        """Return the trade behind which live capture goes on: the highest stored one, or the last that is pending."""
+        end, pending = self.highest(), self.gaps.pending()
+        if pending and (end is None or end.trade_id < pending[-1].before_id - 1):
+            return Boundary(pending[-1].before_id - 1, pending[-1].before_utc)
+        return end
 
     def try_to_write(self, size: int) -> None:
         """Raise OSError where so many bytes can't be written; what is tried is gone again, also after a crash."""
@@ -2063,6 +2090,16 @@ class AwakeClock:
             self.now += min(monotonic() - before, 4 * WATCH_S)
 
 
+class DayListener(Protocol):
+    """Who is told about days: the auditor, and the daily look at the metadata."""
+
+    def day_began(self, inst_id: str, day: str) -> None:
+        """Live capture is about to store the first line of a day that is newer than all stored ones."""
+
+    def day_filled(self, inst_id: str, day: str) -> None:
+        """History has stored all of a day."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Services:
     """What live capture and history of all instruments share."""
@@ -2072,6 +2109,7 @@ class Services:
     awake: AwakeClock
     patience: Patience
     throttle: LogThrottle
+    days: DayListener
     spawn: Callable[[Coroutine[Any, Any, None]], None]  # runs it beside everything else; its errors end the exporter
 
 
@@ -2160,7 +2198,7 @@ class DayStartSearch:
         self._inst_id = inst_id
         self._rest = rest
         self._midnight = midnight_of(day)
-        self._proofs: dict[tuple[int, int], tuple[int, float]] = {}  # neighbours: answers that showed them, since when
+        self._evidence = Evidence()
 
     async def find(self, known_id: int) -> DayStart:
         """Return where the day begins; `known_id` is the highest id known to exist, of that day or later.
@@ -2175,7 +2213,7 @@ class DayStartSearch:
                 page = self._rows(await self._rest.history(self._inst_id, earlier[-1] + 1 + PAGE // 2))
                 if start := self._judge(page, known_id):
                     return start
-            elif await self._rest.history(self._inst_id, known_id + 1) and self._agreed((-1, -1)):
+            elif await self._rest.history(self._inst_id, known_id + 1) and self._proves(None):
                 return DayStart(None, await self._lowest(known_id))
             await asyncio.sleep(pause)
         raise AssertionError  # the loop has no end
@@ -2194,13 +2232,12 @@ class DayStartSearch:
         if first is None:
             return None
         neighbours = first.last == before.last + 1
-        return DayStart(before, first) if neighbours or self._agreed((before.last, first.last)) else None
+        return DayStart(before, first) if neighbours or self._proves((before.last, first.last)) else None
 
-    def _agreed(self, proof: tuple[int, int]) -> bool:
-        """Count an answer that shows this; tell whether enough answers did, over long enough."""
-        answers, since = self._proofs.get(proof, (0, monotonic()))
-        self._proofs = {proof: (answers + 1, since)}
-        return answers + 1 >= ABSENT_ANSWERS and monotonic() - since >= ABSENT_S
+    def _proves(self, claim: Hashable) -> bool:
+        """Count an answer that shows this; tell whether it is to be believed."""
+        self._evidence.add(claim, monotonic())
+        return self._evidence.proves(claim, monotonic())
 
     async def _lowest(self, known_id: int) -> Trade | None:
         """Return the lowest trade that REST has."""
@@ -2248,16 +2285,6 @@ class Progress:
 
 
 # ---------------------------------------------------------------------------------------------------------- recorder
-
-
-class DayListener(Protocol):
-    """Who is told about days: the auditor, and the daily look at the metadata."""
-
-    def day_began(self, inst_id: str, day: str) -> None:
-        """Live capture is about to store the first line of a day that is newer than all stored ones."""
-
-    def day_filled(self, inst_id: str, day: str) -> None:
-        """History has stored all of a day."""
 
 
 class LiveCapture(Protocol):
@@ -2384,24 +2411,16 @@ class Recorder:
     """
 
     def __init__(
-        self,
-        instrument: Instrument,
-        files: TradeFiles,
-        services: Services,
-        listener: DayListener,
-        on_pending: Callable[[], None],
-        since: str,
+        self, instrument: Instrument, files: TradeFiles, services: Services, on_pending: Callable[[], None], since: str
     ) -> None:
-        self.instrument = instrument
         self.inst_id = instrument.inst_id
         self.sequence = Sequence(max(1, WAITING_TRADES // len(INSTRUMENTS)))
         self.failed = False  # the last write failed: pushes are dropped until the file is recovered, and fetched then
-        self.received = self.repaired = 0  # pushes; single trades from REST
+        self.repaired = 0  # single trades from REST
         self.heard_at = monotonic()  # when the last push came
         self.writer = TradeWriter(files, instrument, self._fits, self._on_unfit, self._on_day)
         self._files = files
         self._services = services
-        self._listener = listener
         self._on_pending = on_pending
         self._since = since  # a UTC day, `now`, or nothing
         self._first_push = True
@@ -2414,9 +2433,7 @@ class Recorder:
 
     def _go_on(self, keys: list[str]) -> None:
         """Go on behind the highest stored id, or behind the highest pending range; `keys`: newest dedup keys."""
-        end, pending = self._files.highest(), self._files.gaps.pending()
-        if pending and (end is None or end.trade_id < pending[-1].before_id - 1):
-            end = Boundary(pending[-1].before_id - 1, pending[-1].before_utc)
+        end = self._files.live_edge()
         if end is None and self._since not in {"", "now"}:
             end = Boundary(-1, utc(midnight_of(self._since)))  # nothing is stored, and not even the lowest id is known
         self.sequence.restart(end.trade_id if end else None, milliseconds(end.time_utc) if end else "")
@@ -2426,25 +2443,24 @@ class Recorder:
 
     def take(self, trade: Trade) -> None:
         """Take a push; raise BuildFailError and VaultError."""
-        self.received += 1
         self.heard_at = monotonic()
+        if not self._services.clock.allows(trade.ts):
+            self._services.clock.hold(trade, self.take)
+            return
         if trade.key in self._recent:
             self._recent.mark_seen(trade.key)
             self.sequence.skip(trade)
-            self._first_push = False
-        elif not self._services.clock.allows(trade.ts):
-            self._services.clock.hold(trade, self.take)
         elif self.failed:
             self.sequence.note(trade)
         else:
             self.store(self.sequence.offer(trade))
-            if self._first_push:
-                self._take_first(trade)
-            if self.sequence.open and not self._repairing:
-                self._start_repair()
+        if self._first_push:
+            self._end_first_push(trade)
+        if self.sequence.open and not self._repairing and not self.failed:
+            self._repair()
 
-    def _take_first(self, trade: Trade) -> None:
-        """After the first push of this run: with --since now, what was missed before it goes on record."""
+    def _end_first_push(self, trade: Trade) -> None:
+        """Log the first push of this run; with --since now, what was missed before it goes on record."""
         self._first_push = False
         log.info("First trade", instId=self.inst_id, trade_id=trade.trade_id, time=utc(trade.ts))
         if self._since == "now":
@@ -2460,11 +2476,16 @@ class Recorder:
         gap = Gap("pending", after_id, first, utc(sequence.ts), utc(ts))
         if after_id is None and sequence.ts >= midnight_of(utc_day(ts)):
             gap = Gap("start", None, first, "", utc(ts))
-        if gap.first < first:
-            self.store([gap])
-        if not self.failed:
-            self.store(sequence.skip_to(first, ts))
-            self._on_pending()
+        try:
+            self.writer.flush()
+            self.writer.close_file()  # what lies below `after_id` is on the disk before a restart relies on it
+            if gap.first < first:
+                self.writer.store([gap])
+        except OSError as exc:
+            self.fail(exc)
+            return
+        self.store(sequence.skip_to(first, ts))
+        self._on_pending()
 
     def flush(self) -> None:
         """Hand the lines to the file."""
@@ -2506,32 +2527,32 @@ class Recorder:
 
     def _fits(self, day: str, trade: Trade) -> bool:
         """Tell whether a trade can be appended to its day's file: history will still append to the days it fills."""
-        pending = self._files.gaps.pending()
-        return (
-            day >= (pending[-1].before_utc[:10] if pending else "") and self._files.end_of(day).trade_id < trade.first
-        )
+        filled = [gap.before_utc[:10] for gap in self._files.gaps.pending()]
+        return day >= max(filled, default="") and self._files.end_of(day).trade_id < trade.first
 
     def _on_unfit(self, trade: Trade) -> None:
         self._files.gaps.add([Gap("unrepaired", trade.first - 1, trade.last + 1, utc(trade.ts), utc(trade.ts))])
 
     def _on_day(self, day: str) -> None:
         if day > self._files.newest_day() != "":
-            self._listener.day_began(self.inst_id, day)
+            self._services.days.day_began(self.inst_id, day)
 
     async def _mend(self, exc: OSError) -> None:
         self._go_on(await self._files.until_writable(self._services.throttle, exc))
         if self.sequence.open and not self._repairing:
-            self._start_repair()
+            self._repair()
 
-    def _start_repair(self) -> None:
+    def _repair(self) -> None:
+        """Fetch what is missing, in the background."""
+
+        async def repair() -> None:
+            try:
+                await LiveRepair(self.inst_id, self.sequence, self._services, self).run()
+            finally:
+                self._repairing = False
+
         self._repairing = True
-        self._services.spawn(self._repair())
-
-    async def _repair(self) -> None:
-        try:
-            await LiveRepair(self.inst_id, self.sequence, self._services, self).run()
-        finally:
-            self._repairing = False
+        self._services.spawn(repair())
 
 
 # ----------------------------------------------------------------------------------------------------------- history
@@ -2632,7 +2653,7 @@ async def is_out_of_reach(rest: Rest, inst_id: str, low: int, newest: int) -> bo
     Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
     """
     for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
-        rows = parse_rows(inst_id, await rest.history(inst_id, low))[0]
+        rows = parse_rows(inst_id, await rest.history(inst_id, max(low, 1)))[0]
         if any(row.last < low for row in rows) or not await rest.history(inst_id, newest + 1):
             return False
         await asyncio.sleep(pause)
@@ -2681,7 +2702,7 @@ class RangeFill:
     async def find_lower_edge(self) -> None:
         """Find out where the range begins: behind what is stored of it, or with the first trade of a day."""
         gap = self._gap
-        stored = self._files.highest(-1 if gap.after_id is None else gap.after_id, gap.before_id)
+        stored = self._files.highest(before=gap.before_id)  # may lie below the range, where a line was lost
         if stored or gap.after_id is not None:
             edge = stored or Boundary(gap.first - 1, gap.after_utc)
             self.sequence.restart(edge.trade_id, milliseconds(edge.time_utc) or self._end_ts)
@@ -2852,7 +2873,6 @@ class History:
         files: TradeFiles,
         services: Services,
         archives: Archives,
-        listener: DayListener,
         newest: Callable[[], tuple[int, str]],
     ) -> None:
         self.writer = TradeWriter(files, instrument, self._fits, self._on_unfit, self._on_day)
@@ -2860,7 +2880,6 @@ class History:
         self._files = files
         self._services = services
         self._source = ArchiveSource(archives, instrument)
-        self._listener = listener
         self._newest = newest
         self._wanted = asyncio.Event()
         self._fill: RangeFill | None = None
@@ -2885,14 +2904,12 @@ class History:
         """
         gaps, first = self._files.gaps, self._files.first()
         known = [gap.after_utc[:10] for gap in [*gaps.of("pending"), *gaps.of("horizon")] if gap.after_utc]
-        if first is None or min([*known, first.time_utc[:10]]) <= day:
+        days = known + ([first.time_utc[:10]] if first else [])
+        if not days or min(days) <= day:
             return
-        edges = [
-            Boundary(gap.before_id, gap.before_utc)
-            for gap in [*gaps.of("pending"), *gaps.of("start")]
-            if gap.after_id is None
-        ]
-        before = min(edges, default=first)  # the first line may hold several ids
+        open_ended = [gap for gap in [*gaps.of("pending"), *gaps.of("start")] if gap.after_id is None]
+        edges = [Boundary(gap.before_id, gap.before_utc) for gap in open_ended] or ([first] if first else [])
+        before = min(edges)  # not the first line's id, if it can be: that line may hold several
         gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
 
     async def run(self) -> None:
@@ -2984,7 +3001,7 @@ class History:
         if not self._day or self._fill is None:
             return
         self._clear(self._files.end_of(self._day))
-        self._listener.day_filled(self._inst_id, self._day)
+        self._services.days.day_filled(self._inst_id, self._day)
         self.progress.end_day(self._day)
 
     def _clear(self, high: Boundary) -> None:
@@ -3477,12 +3494,8 @@ def covered_minutes(day: str, stored: StoredDay, bars: dict[str, Bar], gaps: Ite
         return []
     first = min(bars, default="") if stored.is_first else ""
     last = max(bars, default="") if stored.is_last else "~"
-    holes = [
-        # a pending range over midnight ends with the first id of a day: see touches
-        (gap.after_utc[:16], gap.before_utc[: 16 if touches(gap, gap.before_utc[:10]) else 10] or "9")
-        for gap in gaps
-        if gap.reason != "absent" and touches(gap, day)
-    ]
+    touching = [gap for gap in gaps if gap.reason != "absent" and touches(gap, day)]
+    holes = [(gap.after_utc[:16], gap.before_utc[:16] or "9") for gap in touching]
     minutes = [f"{number // 60:02}:{number % 60:02}" for number in range(1440)]
     return [
         minute
@@ -3756,14 +3769,25 @@ class Auditor:
 # ---------------------------------------------------------------------------------------------------------- exporter
 
 
-def end_with_error(tasks: asyncio.TaskGroup, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Let an error in a callback of the event loop end the exporter as one in a task does.
+def is_ours(exc: BaseException) -> bool:
+    """Tell whether an error came out of this file, or of what this file called."""
+    here = is_ours.__code__.co_filename
+    return any(frame.f_code.co_filename == here for frame, _ in traceback.walk_tb(exc.__traceback__))
 
-    An OSError is none of ours, which are all caught: Windows' event loop has some for a connection that is gone.
+
+def end_with_error(
+    tasks: asyncio.TaskGroup, throttle: LogThrottle, _: asyncio.AbstractEventLoop, context: dict[str, Any]
+) -> None:
+    """Let an error in a callback of the event loop end the exporter as one in a task does, if it is ours.
+
+    What libraries raise there is passing, as where they connect: websockets has an AttributeError for a proxy that
+    closes in the midst of a handshake, Windows' event loop OSErrors for connections that are gone.
     """
     exc = context.get("exception")
-    if exc is None or isinstance(exc, OSError):
-        log.warning(f"asyncio: {context['message']}", error=exc and describe(exc))
+    if exc is None or isinstance(exc, OSError) or not is_ours(exc):
+        if throttle.may_log(type(exc).__name__):
+            error = "" if exc is None else f"{type(exc).__name__}: {describe(exc)}"
+            log.warning(f"asyncio: {printable(context['message'], 60)}", error=error)
         return
 
     async def fail(error: BaseException) -> None:
@@ -3902,7 +3926,7 @@ class Exporter:
         log.info(f"trades_exporter {VERSION} started", process=os.getpid(), vault=str(self._vault.root))
         try:
             async with open_session() as session, asyncio.TaskGroup() as tasks:
-                asyncio.get_running_loop().set_exception_handler(partial(end_with_error, tasks))
+                asyncio.get_running_loop().set_exception_handler(partial(end_with_error, tasks, LogThrottle()))
                 await self._start(session, tasks)
         finally:
             for capture in self._captures.values():
@@ -3919,10 +3943,10 @@ class Exporter:
         auditor = Auditor(self._vault, rest, INSTRUMENTS)
         finished = FinishedDays(tasks, metadata, auditor)
         run = partial(spawn, tasks)
-        services = Services(rest, ExchangeClock(rest, run), AwakeClock(), Patience(), LogThrottle(), run)
+        services = Services(rest, ExchangeClock(rest, run), AwakeClock(), Patience(), LogThrottle(), finished, run)
         archives = Archives(session, self._archive_url, self._vault)
         for instrument in instruments:
-            self._captures[instrument.inst_id] = self._open(instrument, services, archives, finished)
+            self._captures[instrument.inst_id] = self._open(instrument, services, archives)
         feed = Feed(self._ws_url, {key: value.recorder.take for key, value in self._captures.items()}, outage)
         jobs = [
             services.awake.run(),
@@ -3934,9 +3958,7 @@ class Exporter:
         for job in [*jobs, auditor.run(), *(capture.history.run() for capture in self._captures.values())]:
             tasks.create_task(job)
 
-    def _open(
-        self, instrument: Instrument, services: Services, archives: Archives, finished: FinishedDays
-    ) -> InstrumentCapture:
+    def _open(self, instrument: Instrument, services: Services, archives: Archives) -> InstrumentCapture:
         """Go on where an instrument's files end; raise VaultError where they can't be used."""
         files = TradeFiles(self._vault, instrument.inst_id)
 
@@ -3945,8 +3967,8 @@ class Exporter:
             stored = files.highest() or Boundary(-1, "")
             return max((sequence.seen, sequence.seen_ts), (stored.trade_id, milliseconds(stored.time_utc)))
 
-        history = History(instrument, files, services, archives, finished, newest)
-        recorder = Recorder(instrument, files, services, finished, history.wake, self._since)
+        history = History(instrument, files, services, archives, newest)
+        recorder = Recorder(instrument, files, services, history.wake, self._since)
         try:
             recorder.recover()
             if self._since not in {"", "now"}:

@@ -28,6 +28,7 @@ import psutil
 import websockets
 from aiohttp import web
 
+from exact import SCRIPTS
 from fake_okx import FakeOKX
 from harness import ROOT, wait_for
 
@@ -429,8 +430,55 @@ def verify(folder: Path) -> Iterator[tuple[str, str, str]]:
     yield "verify: lines/s", f"{statistics.median(ratios):.2f} x the floor ({lines} lines)", "0.33 x"
 
 
+def derive(folder: Path) -> Iterator[tuple[str, str, str]]:
+    """README's derive.py, of ten days of BTC: the first run, one a minute later, and the first run on a Dask cluster."""
+    days, lines = 10, 1_000_000
+    raw = folder / "alone/Vault/raw/okx/trades_perps/BTC-USDT-SWAP"
+    raw.mkdir(parents=True)
+    for day in range(1, days + 1):
+        write_busy_day(raw / f"2026-10-{day:02}.jsonl", lines)
+    size = sum(path.stat().st_size for path in raw.iterdir()) / 1e9
+    found = f"{size:.1f} GB, {days * lines / 1e6:.0f} million lines in"
+    shutil.copytree(folder / "alone", folder / "together", copy_function=os.link)
+    seconds, peak = timed("Vault/derive.py", folder / "alone")
+    yield "derive: first run", f"{found} {seconds:.0f} s, {peak:.0f} MB of memory at most", "-"
+    os.utime(raw / f"2026-10-{days:02}.jsonl")
+    seconds, peak = timed("Vault/derive.py", folder / "alone")
+    yield "derive: with a new minute", f"{seconds:.1f} s, {peak:.0f} MB of memory at most", "-"
+    (folder / "together/Vault/derive.py").write_text(SCRIPTS["Vault/derive.py"], "utf-8")
+    seconds, _ = timed("Vault/cluster.py", folder / "together")
+    yield "derive: Dask, workers of this machine", f"{found} {seconds:.0f} s", "-"
+
+
+def write_busy_day(path: Path, lines: int) -> None:
+    """Write a day of BTC, its trades at even distances."""
+    head = '","exchange":"okx","market":"perp","instId":"BTC-USDT-SWAP","symbol_canon":"BTC/USDT","trade_id":"'
+    tail = '","ctVal":"0.01","ctMult":"1","ctType":"linear"}\n'
+    with path.open("w", newline="\n") as file:
+        for number in range(lines):
+            ms = number * 86_400_000 // lines
+            time_of_day = f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}.{ms % 1000:03}"
+            told = f'","side":"{("buy", "sell")[number % 3 % 2]}","price":"{83000 + number % 997}.{number % 10}"'
+            told += f',"qty_contracts":"{number % 311}.{1 + number % 9}'
+            file.write(f'{{"timestamp_utc":"{path.stem}T{time_of_day}Z{head}{FIRST_ID + 2 * number}{told}{tail}')
+
+
+def timed(name: str, folder: Path) -> tuple[float, float]:
+    """Run a block of README; return seconds, and the most memory of its process in MB."""
+    (folder / name).write_text(SCRIPTS[name], "utf-8")
+    started, peak = time.monotonic(), 0.0
+    process = psutil.Popen([sys.executable, name], cwd=folder)
+    while process.poll() is None:
+        with suppress(psutil.Error):
+            peak = max(peak, process.memory_info().rss / 1e6)
+        time.sleep(0.01)
+    if process.returncode:
+        raise RuntimeError(f"{name} ended with {process.returncode}")
+    return time.monotonic() - started, peak
+
+
 MEASURES: list[Callable[[Path], Iterator[tuple[str, str, str]]]] = [
-    capture, memory, latency, pace, backfill, restart, scale, verify,
+    capture, memory, latency, pace, backfill, restart, scale, verify, derive,
 ]  # fmt: skip
 
 

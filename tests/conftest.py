@@ -36,7 +36,7 @@ def okx(make_okx: Callable[..., FakeOKX]) -> FakeOKX:
 
 @pytest.fixture
 def exporter(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Exporter]]:
-    """Make an exporter, not started yet: `exporter(okx, settings={"STATS_S": 0.5}, args=["--backfill-hours", "0"])`.
+    """Make an exporter, not started yet: `exporter(okx, settings={"STATS_S": 0.5}, args=["--since", "now"])`.
 
     Each has a folder of its own, or shares the one it is given as `folder`.
     """

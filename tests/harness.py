@@ -51,6 +51,8 @@ else:
         signal.signal(signal.SIGHUP, lambda *_: None)
 
 Record = dict[str, str]
+MakeOKX = Callable[..., FakeOKX]  # what the fixtures of conftest.py give
+MakeExporter = Callable[..., "Exporter"]
 
 
 def wait_for(predicate: Callable[[], object], seconds: float = DEADLINE_S, what: str = "") -> None:
@@ -69,8 +71,9 @@ def wait_for(predicate: Callable[[], object], seconds: float = DEADLINE_S, what:
 class Exporter:
     """The exporter as a process of its own, with a Vault and a log of its own. May be started again and again.
 
-    `settings` are constants of trades_exporter.py to be changed, `args` further arguments for the command line;
-    `archives` says whether it is told of the exchange's archives. It trusts an exchange over TLS.
+    `settings` are constants of trades_exporter.py to be changed, or faults of run_exporter.py; `args` are further
+    arguments for the command line; `archives` and `rest` say whether it is told of the exchange's archives and its REST
+    API. It trusts an exchange over TLS.
     """
 
     okx: FakeOKX
@@ -79,6 +82,7 @@ class Exporter:
     args: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     archives: bool = True
+    rest: bool = True
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -91,7 +95,7 @@ class Exporter:
     def command(self, *args: str) -> list[str]:
         """Return the command line, with further arguments."""
         arguments = ["--vault", str(self.vault), "--log-file", str(self.log_file)]
-        arguments += ["--ws-url", self.okx.ws_url, "--rest-url", self.okx.rest_url]
+        arguments += ["--ws-url", self.okx.ws_url, *(["--rest-url", self.okx.rest_url] if self.rest else [])]
         arguments += [*(["--archive-url", self.okx.archive_url] if self.archives else []), *self.args, *args]
         if not self.settings:
             return [sys.executable, str(SCRIPT), *arguments]
@@ -223,6 +227,29 @@ class Exporter:
         return last_stored_id(self.vault, inst_id) >= trade_id
 
 
+def log_lines(one: Exporter, *texts: str) -> list[str]:
+    """Return the lines of the log with any of these texts."""
+    return [line for line in one.log.splitlines() if any(text in line for text in texts)]
+
+
+def start_with_a_trade(one: Exporter) -> Exporter:
+    """Start, and have each instrument's first trade stored, so that a gap can be seen."""
+    one.start_capture()
+    for inst_id in one.okx.markets:
+        one.okx.trade(inst_id, count=1)
+    one.wait_until_stored()
+    return one
+
+
+def finish(one: Exporter, missing: int = 0) -> None:
+    """End the exchange, wait until all is stored, stop, and hold the Vaults of all instruments against the ledger."""
+    one.okx.settle()
+    one.wait_until_stored()
+    assert one.stop() == 0, one.tail()
+    found = sum(assert_vault_equals_ledger(one.vault, one.okx, inst_id).missing for inst_id in one.okx.markets)
+    assert found == missing
+
+
 # ----------------------------------------------------------------------------------------------------- the Vault
 
 
@@ -275,6 +302,18 @@ def read_gaps(vault: Path, inst_id: str = BTC) -> list[Record]:
         first, last = range_of_gap(gap)
         assert first <= last, f"{path}: it names nothing: {gap}"
     return gaps
+
+
+def reasons(vault: Path, inst_id: str = BTC) -> list[str]:
+    """Return why ids are on record as missing, in order, without the `start` that each file begins with."""
+    first, *others = [gap["reason"] for gap in read_gaps(vault, inst_id)]
+    assert first == "start"
+    return others
+
+
+def stored_ids(vault: Path, inst_id: str = BTC) -> list[int]:
+    """Return the stored trade ids, in the order of the files."""
+    return [int(record["trade_id"]) for record in read_vault(vault, inst_id)]
 
 
 def day_path(vault: Path, day: str, inst_id: str = BTC) -> Path:

@@ -1,17 +1,13 @@
 """Never lose a trade: each fault by itself against the real exporter, then the Vault against the ledger.
 
-What comes together stands in campaign.py.
+What comes together stands in campaign.py; faults of the connection, the disk and the clocks have files of their own.
 """
 
 import gzip
 import json
 import random
 import re
-import signal
-import sys
-import time
 from collections.abc import Callable
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -21,55 +17,24 @@ from campaign import DAMAGES, append
 from fake_okx import BTC, ETH, REST_FAILURES, FakeOKX, Row, utc_ms
 from harness import (
     Exporter,
+    MakeExporter,
+    MakeOKX,
     assert_vault_equals_ledger,
     day_files,
+    finish,
     last_stored_id,
+    log_lines,
     range_of_gap,
     read_file,
     read_gaps,
     read_vault,
+    reasons,
+    start_with_a_trade,
     to_utc,
 )
 from trades_exporter import TradeFiles, Vault
 
-MakeOKX = Callable[..., FakeOKX]
-MakeExporter = Callable[..., Exporter]
 SOON = {"ASK_AGAIN_S": [0.05, 0.2], "ABSENT_S": 1.0}  # what is absent is known to be after a second
-HOUR_MS = 3_600_000
-
-
-def finish(one: Exporter, missing: int = 0) -> None:
-    """End the exchange, wait until all is stored, stop, and hold the Vaults of all instruments against the ledger."""
-    one.okx.settle()
-    one.wait_until_stored()
-    assert one.stop() == 0
-    found = sum(assert_vault_equals_ledger(one.vault, one.okx, inst_id).missing for inst_id in one.okx.markets)
-    assert found == missing
-
-
-def start_with_a_trade(one: Exporter) -> Exporter:
-    """Start, and have each instrument's first trade stored, so that a gap can be seen."""
-    one.start_capture()
-    for inst_id in one.okx.markets:
-        one.okx.trade(inst_id, count=1)
-    one.wait_until_stored()
-    return one
-
-
-def miss_three_hours(one: Exporter, trades: int) -> Exporter:
-    """Have a first trade stored, stop, and let so many trades happen in the three hours until now."""
-    assert start_with_a_trade(one).stop() == 0
-    begin = one.okx.now_ms()
-    one.okx.prefill(BTC, trades, begin, begin + 3 * HOUR_MS)
-    one.okx.set_clock(begin + 3 * HOUR_MS)
-    return one
-
-
-def reasons(one: Exporter, inst_id: str = BTC) -> list[str]:
-    """Return why ids are on record as missing, in order; each file begins with `start`."""
-    first, *others = [gap["reason"] for gap in read_gaps(one.vault, inst_id)]
-    assert first == "start"
-    return others
 
 
 def history_requests(one: Exporter) -> int:
@@ -91,13 +56,15 @@ def test_shuffled_pushes_cost_no_request(make_okx: MakeOKX, exporter: MakeExport
 
 
 def test_a_single_lost_push_costs_one_or_two_requests(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """The log names the same ids where the gap is found and where it is repaired."""
     one = start_with_a_trade(exporter(okx))
     okx.trade(count=3, lost=True)
     okx.trade()
-    one.wait_until_stored()
-    assert 1 <= history_requests(one) <= 2
-    assert re.search(r"Gap found .*missing=3", one.log)
     one.wait_for_log("Gap repaired")
+    assert 1 <= history_requests(one) <= 2
+    first = okx.ledger[BTC][0].trade_id
+    ids = f"instId={BTC} after_id={first} before_id={first + 4} "
+    assert [f"{ids}missing=3" in log_lines(one, "Gap found")[0], ids in log_lines(one, "Gap repaired")[0]] == [True] * 2
     finish(one)
 
 
@@ -111,7 +78,7 @@ def test_a_share_of_pushes_that_come_wrong_is_stored_right(
     setattr(okx.faults, fault, 0.3)
     one.wait_until(lambda: len(okx.pushes[ETH]) > 150, what="150 pushes")
     finish(one)
-    assert reasons(one) == reasons(one, ETH) == []
+    assert reasons(one.vault) == reasons(one.vault, ETH) == []
 
 
 def test_aggregates_that_overlap_are_replaced_by_their_single_trades(okx: FakeOKX, exporter: MakeExporter) -> None:
@@ -135,92 +102,70 @@ def test_a_push_without_a_sensible_count_may_hold_more_than_its_own_id(okx: Fake
     finish(one)
 
 
-@pytest.mark.parametrize("count", [1, 250])
+@pytest.mark.parametrize(("count", "requests"), [(1, 40), (250, 40), (10**9, 20)])
 def test_ids_that_never_existed_go_on_record_and_capture_goes_on(
-    okx: FakeOKX, exporter: MakeExporter, count: int
+    okx: FakeOKX, exporter: MakeExporter, count: int, requests: int
 ) -> None:
+    """However many there are: a jump by a thousand million costs few requests."""
     one = start_with_a_trade(exporter(okx, settings=SOON))
-    last = okx.ledger[BTC][-1].trade_id
+    last = okx.trade(n=2, lost=True)[-1].last_id
     okx.skip_ids(count)
     okx.trade(n=5)
     one.wait_until_stored()
+    assert history_requests(one) < requests
     finish(one)
     [gap] = [gap for gap in read_gaps(one.vault) if gap["reason"] == "absent"]
     assert (int(gap["after_id"]), int(gap["before_id"])) == (last, last + count + 1)
     assert re.search(r"\[warning *\] Gap on record .*reason=absent", one.log)
 
 
-def test_a_jump_of_a_thousand_million_ids_costs_few_requests(okx: FakeOKX, exporter: MakeExporter) -> None:
-    one = start_with_a_trade(exporter(okx, settings=SOON))
-    okx.trade(n=2, lost=True)
-    okx.skip_ids(10**9)
+# ---------------------------------------------------------------------------------------------------- ids that fall
+
+
+@pytest.mark.parametrize("by", [1000, 2_000_000])
+def test_ids_that_begin_anew_stop_it(okx: FakeOKX, exporter: MakeExporter, by: int) -> None:
+    """Ten newer trades with ids that are stored already are believed; the message names both ids and times."""
+    one = start_with_a_trade(exporter(okx))
+    last = okx.ledger[BTC][-1]
+    okx.reset_ids(last.trade_id - by)
+    tenth = okx.trade(n=10, ts=last.ts + 5)[-1]
+    assert one.wait() == 3
+    [message] = re.findall("BUILD_FAIL: .*", one.log)
+    assert message.startswith("BUILD_FAIL: Trade ids fell: ")
+    for part in (BTC, str(tenth.last_id), to_utc(tenth.ts), str(last.trade_id), to_utc(last.ts), "--vault"):
+        assert part in message
+    assert last_stored_id(one.vault) == last.trade_id
+
+
+def test_a_damaged_last_id_stops_it(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """A digit of it was raised: whatever OKX sends now seems to be stored already."""
+    one = start_with_a_trade(exporter(okx))
     okx.trade(n=5)
     one.wait_until_stored()
-    assert history_requests(one) < 20
-    assert reasons(one) == ["absent"]
-    finish(one)
-
-
-@pytest.mark.parametrize("hours", ["24", "0"])
-def test_ids_that_begin_anew_are_followed(okx: FakeOKX, exporter: MakeExporter, hours: str) -> None:
-    """They go on record; a restart goes on behind them; --verify accepts the file."""
-    one = start_with_a_trade(exporter(okx, settings={"RESET_CHECK_S": 0.2}, args=["--backfill-hours", hours]))
-    last = okx.ledger[BTC][-1].trade_id
-    okx.reset_ids(last - 2_000_000)
-    okx.set_rate(20, BTC)
-    one.wait_until(lambda: "id_reset" in reasons(one), what="the reset on record")
-    one.wait_until(lambda: read_vault(one.vault)[-1]["trade_id"] == str(okx.ledger[BTC][-1].trade_id), what="stored")
-    assert one.stop() == 0
+    one.kill()
+    [path] = day_files(one.vault, BTC)
+    last = str(last_stored_id(one.vault))
+    damaged = last[:2] + str(int(last[2]) + 1) + last[3:]
+    path.write_bytes(path.read_bytes().replace(last.encode(), damaged.encode()))
     one.start_capture()
-    okx.settle()
-    goal = str(okx.ledger[BTC][-1].trade_id)
-    one.wait_until(lambda: read_vault(one.vault)[-1]["trade_id"] == goal, what="all stored")
-    assert one.stop() == 0
-    assert assert_vault_equals_ledger(one.vault, okx).missing == 0 or hours == "0"
-    assert one.run("--verify").returncode == 0
+    okx.trade(n=10)
+    assert one.wait() == 3
+    assert re.search(f"BUILD_FAIL: Trade ids fell: .* {damaged} .*damaged", one.log)
 
 
-def test_where_rest_lags_behind_a_reset_nothing_of_the_new_ids_is_passed_over(
-    okx: FakeOKX, exporter: MakeExporter
-) -> None:
-    """The first push that hinted at it is kept until REST has seen it too."""
-    one = start_with_a_trade(exporter(okx, settings={"RESET_CHECK_S": 0.5}))
-    okx.faults.rest_lag_s = 1.5
-    okx.reset_ids(1000)
-    okx.set_rate(20, BTC)
-    one.wait_until(lambda: "id_reset" in reasons(one), what="the reset on record")
-    okx.faults.rest_lag_s = 0.0
-    okx.settle()
-    goal = okx.ledger[BTC][-1].trade_id
-    one.wait_until(lambda: last_stored_id(one.vault) == goal, what="all stored")
-    assert one.stop() == 0
-    assert assert_vault_equals_ledger(one.vault, okx).missing == 0
-
-
-def test_a_stray_low_push_does_not_hold_up_repairs(okx: FakeOKX, exporter: MakeExporter) -> None:
-    """Though REST can't be asked about it."""
-    one = start_with_a_trade(exporter(okx, settings={"REST_TIMEOUT_S": 1.0}))
-    push = okx.trade()[0]
-    one.wait_until_stored()
-    okx.faults.rest, okx.faults.rest_only = {"503": 1.0}, "market/trades"
-    okx.resend(push, fields={"tradeId": "7", "count": "1", "ts": str(push.ts + 1)})
-    one.wait_for_log("market/trades: HTTP 503")
-    okx.trade(lost=True)
-    okx.trade()
-    one.wait_until_stored()
-    finish(one)
-
-
-def test_an_old_push_with_a_new_time_is_no_reset_unless_rest_agrees(okx: FakeOKX, exporter: MakeExporter) -> None:
+def test_nine_stray_low_pushes_are_skipped(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """However low; and they do not hold up a repair."""
     one = start_with_a_trade(exporter(okx))
     push = okx.trade()[0]
+    for number in range(2):
+        for stray in range(9):
+            low = str(7 + stray + 100_000_000 * number)
+            okx.resend(push, fields={"tradeId": low, "count": "1", "ts": str(push.ts + 1)})
+        okx.trade(lost=True)
+        okx.trade()
     one.wait_until_stored()
-    okx.resend(push, fields={"tradeId": str(push.last_id - 5_000_000), "count": "1", "ts": str(push.ts + 1)})
-    one.wait_until(lambda: okx.requests_to("market/trades"), what="REST is asked")
-    okx.trade(n=3)
-    one.wait_until_stored()
-    assert reasons(one) == []
     finish(one)
+    assert re.search(f"Stats: .* 1[89] skipped instId={BTC}", one.log)
 
 
 # --------------------------------------------------------------------------------------------- crash and restart
@@ -241,7 +186,7 @@ def test_what_a_crash_left_is_mended_at_the_next_start(
         damage(day_files(one.vault, inst_id), random.Random(1))
     one.start_capture()
     finish(one)
-    assert set(reasons(one) + reasons(one, ETH)) <= {"start"}
+    assert set(reasons(one.vault) + reasons(one.vault, ETH)) <= {"start"}
 
 
 @pytest.mark.parametrize(
@@ -254,31 +199,19 @@ def test_a_line_cut_at_any_byte_is_cut_off(tmp_path: Path, rest: bytes) -> None:
         b'"symbol_canon":"BTC/USDT","trade_id":"7","side":"buy","price":"101250.5","qty_contracts":"45",'
         b'"ctVal":"0.01","ctMult":"1","ctType":"linear"}\n'
     )
-    path = tmp_path / "raw/okx/trades_perps" / BTC / "2025-12-14.jsonl"
+    vault = Vault(tmp_path)
+    vault.lock()
+    files = TradeFiles(vault, BTC)
+    path = files.path("2025-12-14")
     path.parent.mkdir(parents=True)
-    files = TradeFiles(Vault(tmp_path), BTC)
     for cut in range(len(line)):
         path.write_bytes(line + line[:cut].replace(b'"7"', b'"8"') + rest)
-        assert files.recover()[0] == 7
+        assert files.recover() == [f"okx:{BTC}:7"]
         assert path.read_bytes() == line
         path.write_bytes(line[:cut] + rest)
-        assert files.recover()[0] is None
+        assert files.recover() == []
+        assert files.highest() is None
         assert path.read_bytes() == b""
-
-
-def test_days_without_the_exporter_are_fetched_into_their_own_files(make_okx: MakeOKX, exporter: MakeExporter) -> None:
-    """Stopped on one day and started three days later; on one of the days nothing was traded."""
-    okx = make_okx(start="2026-11-21T20:00:00Z")
-    one = start_with_a_trade(exporter(okx, args=["--backfill-hours", "100"]))
-    assert one.stop() == 0
-    for inst_id in (BTC, ETH):
-        okx.prefill(inst_id, 150, "2026-11-21T23:50:00Z", "2026-11-22T00:10:00Z")
-        okx.prefill(inst_id, 50, "2026-11-24T01:00:00Z", "2026-11-24T02:00:00Z")
-    okx.set_clock("2026-11-24T03:00:00Z")
-    one.start_capture()
-    finish(one)
-    assert [path.name[:10] for path in day_files(one.vault, BTC)] == ["2026-11-21", "2026-11-22", "2026-11-24"]
-    assert reasons(one) == reasons(one, ETH) == []
 
 
 def test_empty_files_do_not_hide_where_the_vault_ends(okx: FakeOKX, exporter: MakeExporter) -> None:
@@ -290,18 +223,7 @@ def test_empty_files_do_not_hide_where_the_vault_ends(okx: FakeOKX, exporter: Ma
     okx.trade(n=5, lost=True)
     one.start_capture()
     finish(one)
-    assert reasons(one) == []
-
-
-def test_the_horizon_is_kept_though_rest_has_no_rows_at_first(okx: FakeOKX, exporter: MakeExporter) -> None:
-    one = miss_three_hours(exporter(okx, args=["--backfill-hours", "1"]), trades=500)
-    okx.faults.rest, okx.faults.rest_only = {"no rows": 1.0}, "history-trades"
-    one.start_capture()
-    one.wait_until(lambda: history_requests(one) >= 2, what="REST is asked again")
-    okx.faults.rest = {}
-    one.wait_until_stored()
-    assert one.stop() == 0
-    assert reasons(one) == ["horizon"]
+    assert reasons(one.vault) == []
 
 
 def test_a_torn_end_that_was_compressed_hides_nothing_behind_it(okx: FakeOKX, exporter: MakeExporter) -> None:
@@ -343,33 +265,66 @@ def test_the_last_id_may_stand_in_the_file_of_yesterday(okx: FakeOKX, exporter: 
     assert history_requests(one) == 0
 
 
-# ------------------------------------------------------------------------------------------------------------ REST
+# -------------------------------------------------------------------------------------------------- --since now
 
 
-def test_older_than_the_horizon_goes_on_record_and_the_rest_is_repaired(okx: FakeOKX, exporter: MakeExporter) -> None:
-    one = miss_three_hours(exporter(okx, args=["--backfill-hours", "1"]), trades=3000)
-    shown_at = okx.pushes[BTC][-1].ts  # OKX pushes the latest after a subscription: that shows the gap
+def test_with_since_now_what_was_missed_before_goes_on_record(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """And REST is not asked for it; what is missed from then on is repaired as ever."""
+    one = start_with_a_trade(exporter(okx))
+    assert one.stop() == 0
+    [lost], _ = okx.trade(count=2, lost=True), okx.trade(count=3, lost=True)
+    one.args = ["--since", "now"]
+    one.start_capture()  # the latest push comes with the subscription
+    one.wait_until_stored()
+    [gap] = [gap for gap in read_gaps(one.vault) if gap["reason"] == "horizon"]
+    assert range_of_gap(gap) == (lost.first_id, lost.last_id)
+    assert history_requests(one) == 0
+    okx.trade(count=4, lost=True)
+    finish(one, missing=2)
+    assert reasons(one.vault) == ["horizon"]
+
+
+@pytest.mark.parametrize("fields", [{"px": "-1"}, {"tradeId": "x"}], ids=json.dumps)
+def test_a_row_from_rest_that_stays_bad_stops_it_and_since_now_passes_over_it(
+    okx: FakeOKX, exporter: MakeExporter, fields: Row
+) -> None:
+    """The message names the id and the way around it, and that way works."""
+    one = start_with_a_trade(exporter(okx, settings={"BAD_ROW_S": 0.3}))
+    [_, bad, _] = [push.last_id for push in okx.trade(n=3, count=1, lost=True)]
+    okx.corrupt(bad, fields)
+    okx.trade()
+    assert one.wait() == 3
+    [message] = re.findall("BUILD_FAIL: Invalid trade field.*", one.log)
+    assert str(fields.get("tradeId", bad)) in message
+    assert "--since now" in message
+    assert last_stored_id(one.vault) in {bad - 1, bad - 2}
+    missing = okx.pushes[BTC][-1].first_id - 1 - last_stored_id(one.vault)
+    one.args = ["--since", "now"]
     one.start_capture()
     one.wait_until_stored()
-    [gap] = [gap for gap in read_gaps(one.vault) if gap["reason"] == "horizon"]
-    first, last = range_of_gap(gap)
-    older = [trade.trade_id for trade in okx.ledger[BTC][1:] if trade.ts < shown_at - HOUR_MS]
-    assert (first, last) == (older[0], older[-1])
-    after, before = okx.ledger[BTC][0], okx.ledger[BTC][1 + len(older)]
-    assert (gap["after_utc"], gap["before_utc"]) == (to_utc(after.ts), to_utc(before.ts))
-    finish(one, missing=len(older))
+    assert reasons(one.vault) == ["horizon"]
+    finish(one, missing=missing)
 
 
-def test_without_backfill_each_gap_goes_on_record_at_once(okx: FakeOKX, exporter: MakeExporter) -> None:
-    """And REST is not asked."""
-    one = start_with_a_trade(exporter(okx, args=["--backfill-hours", "0"]))
-    lost = [okx.trade(count=2, lost=True)[0], *okx.trade(count=3, lost=True)]
+def test_since_now_takes_no_pending_range_off_the_record(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """History goes on with it."""
+    one = start_with_a_trade(exporter(okx, settings={"HISTORY_FREE_BYTES": 1 << 60}))  # never enough: it waits
+    assert one.stop() == 0
+    okx.pass_hours(24, trades=300)
+    one.start_capture()
+    one.wait_for_log("reason=pending", times=2)
+    okx.trade(ETH)
     okx.trade()
     one.wait_until_stored()
-    [gap] = [gap for gap in read_gaps(one.vault) if gap["reason"] == "horizon"]
-    assert range_of_gap(gap) == (lost[0].first_id, lost[-1].last_id)
-    assert history_requests(one) == 0
-    finish(one, missing=5)
+    assert one.stop() == 0
+    okx.trade(count=3, lost=True)
+    one.args, one.settings = ["--since", "now"], {}
+    one.start_capture()
+    one.wait_for_log("History complete", times=2)
+    finish(one)
+
+
+# ------------------------------------------------------------------------------------------------------------ REST
 
 
 def test_while_rest_is_down_trades_wait_and_then_all_are_stored(make_okx: MakeOKX, exporter: MakeExporter) -> None:
@@ -379,51 +334,35 @@ def test_while_rest_is_down_trades_wait_and_then_all_are_stored(make_okx: MakeOK
     okx.faults.rest = {"reset": 1.0}
     okx.trade(lost=True)
     one.wait_until(lambda: re.search(r"waiting=\d\d", one.log), what="trades wait")
-    one.wait_for_log("REST gave no answer of use", times=2)
+    asked = history_requests(one)
+    one.wait_until(lambda: history_requests(one) > asked + 1, what="REST is asked again")
     okx.faults.rest = {}
     one.wait_for_log("Gap repaired")
     finish(one)
-    assert reasons(one) == []
+    assert reasons(one.vault) == []
 
 
 def test_when_rest_is_refused_for_too_long_capture_goes_on_with_the_gap_on_record(
     okx: FakeOKX, exporter: MakeExporter
 ) -> None:
-    """Until it answers again, new gaps go on record at once; then they are repaired again."""
-    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 1.0}))
-    okx.faults.rest = {"reset": 1.0}
+    """Until the same endpoint answers again, new gaps go on record at once; then they are repaired again."""
+    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 1.0, "ASK_AGAIN_S": [0.25, 0.5]}))
+    okx.faults.rest, okx.faults.rest_only = {"reset": 1.0}, "history-trades"  # the other endpoints work
     lost = okx.trade(count=3, lost=True)
     okx.trade(n=2)
     one.wait_until_stored()
-    assert reasons(one) == ["unrepaired"]
+    assert reasons(one.vault) == ["unrepaired"]
     lost += okx.trade(count=2, lost=True)
     okx.trade()
     one.wait_until_stored()
     gaps = [gap for gap in read_gaps(one.vault) if gap["reason"] == "unrepaired"]
     assert [range_of_gap(gap) for gap in gaps] == [(push.first_id, push.last_id) for push in lost]
+    assert "REST is back" not in one.log
     okx.faults.rest = {}
-    one.wait_for_log("REST helps again")
+    one.wait_for_log("REST is back; repairs resume")
     okx.trade(n=3, lost=True)
     finish(one, missing=5)
-    assert reasons(one) == ["unrepaired", "unrepaired"]
-
-
-def test_when_rest_helps_nobody_all_that_waits_is_given_up_together(okx: FakeOKX, exporter: MakeExporter) -> None:
-    """The half hour is REST's, not the gap's: a gap that was found later does not wait longer."""
-    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 4.0}))
-    okx.faults.rest = {"reset": 1.0}
-    for failures, inst_id in ((3, BTC), (0, ETH)):
-        okx.trade(inst_id, count=1, lost=True)
-        okx.trade(inst_id)
-        one.wait_for_log("REST gave no answer of use", times=failures)
-    one.wait_until_stored()
-    assert "Gap repaired" not in one.log
-    (btc, eth), (btc_given_up, eth_given_up) = (
-        sorted(datetime.fromisoformat(line.split()[0]) for line in one.log.splitlines() if words in line)
-        for words in ("Gap found", "reason=unrepaired")
-    )
-    assert eth_given_up - btc_given_up < (eth - btc) / 2
-    finish(one, missing=2)
+    assert reasons(one.vault) == ["unrepaired", "unrepaired"]
 
 
 def test_a_rest_that_answers_and_knows_nothing_new_is_no_help_either(okx: FakeOKX, exporter: MakeExporter) -> None:
@@ -433,9 +372,9 @@ def test_a_rest_that_answers_and_knows_nothing_new_is_no_help_either(okx: FakeOK
         okx.trade(count=1, lost=True)
         okx.trade()
         one.wait_until_stored()
-    assert reasons(one) == ["unrepaired", "unrepaired"]
+    assert reasons(one.vault) == ["unrepaired", "unrepaired"]
     okx.faults.rest_lag_s = 0.0
-    one.wait_for_log("REST helps again")
+    one.wait_for_log("REST is back")
     okx.trade(lost=True)
     finish(one, missing=2)
 
@@ -447,22 +386,34 @@ def test_what_is_missed_when_rest_is_back_is_not_given_up_unasked(okx: FakeOKX, 
     okx.trade(count=1, lost=True)
     okx.trade()
     one.wait_for_log("reason=unrepaired")
-    one.wait_for_log("market/trades: HTTP 503", times=3)
+    asked = history_requests(one)
+    one.wait_until(lambda: history_requests(one) > asked, what="REST is probed")
     okx.faults.rest = {}
     okx.trade(n=5, lost=True)
     okx.trade()
     finish(one, missing=1)
 
 
-def test_a_senseless_time_does_not_keep_rest_from_being_believed_again(okx: FakeOKX, exporter: MakeExporter) -> None:
-    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 1.0}))
-    okx.faults.rest = {"503": 1.0}
-    okx.trade(count=1, lost=True)
-    okx.trade(count=1, fields={"ts": "4102444800000"})
-    one.wait_for_log("reason=unrepaired")
-    okx.faults.rest = {}
-    one.wait_for_log("REST helps again")
+def test_where_rest_is_given_up_over_midnight_only_today_is_lost(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """What is of yesterday becomes pending, and is fetched when REST is back."""
+    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 1.0, "ASK_AGAIN_S": [0.25, 0.5]}))
     assert one.stop() == 0
+    okx.prefill(BTC, 200, "2026-11-21T13:00:00Z", "2026-11-21T14:00:00Z")
+    okx.set_clock("2026-11-22T00:30:00Z")
+    okx.faults.rest, okx.faults.rest_only = {"reset": 1.0}, "history-trades"
+    one.start_capture()
+    okx.trade(count=1)
+    [lost] = okx.trade(count=2, lost=True)
+    okx.trade()
+    one.wait_until_stored()
+    assert sorted(reasons(one.vault)) == ["pending", "unrepaired"]
+    [gap] = [gap for gap in read_gaps(one.vault) if gap["reason"] == "unrepaired"]
+    assert range_of_gap(gap) == (lost.first_id, lost.last_id)
+    okx.faults.rest = {}
+    one.wait_for_log("History complete")
+    finish(one, missing=2)
+    assert reasons(one.vault) == ["unrepaired"]
+    assert [path.name[:10] for path in day_files(one.vault, BTC)] == ["2026-11-21", "2026-11-22"]
 
 
 def test_a_rest_that_fails_in_every_way_only_slows_repairs_down(make_okx: MakeOKX, exporter: MakeExporter) -> None:
@@ -473,7 +424,7 @@ def test_a_rest_that_fails_in_every_way_only_slows_repairs_down(make_okx: MakeOK
     okx.faults.rest = dict.fromkeys((*REST_FAILURES, "reset", "hang", "truncated"), 0.02)
     one.wait_for_log("Gap repaired", times=8)
     finish(one)
-    assert reasons(one) == reasons(one, ETH) == []
+    assert reasons(one.vault) == reasons(one.vault, ETH) == []
 
 
 def test_a_rest_that_is_late_stale_and_partial_is_not_believed_to_lack_trades(
@@ -487,7 +438,7 @@ def test_a_rest_that_is_late_stale_and_partial_is_not_believed_to_lack_trades(
     okx.hide(range(hidden.first_id, hidden.last_id + 1), seconds=2.0)
     one.wait_until(lambda: len(okx.pushes[ETH]) > 150, what="150 pushes")
     finish(one)
-    assert reasons(one) == reasons(one, ETH) == []
+    assert reasons(one.vault) == reasons(one.vault, ETH) == []
 
 
 def test_a_bad_row_from_rest_is_asked_for_again(okx: FakeOKX, exporter: MakeExporter) -> None:
@@ -498,29 +449,6 @@ def test_a_bad_row_from_rest_is_asked_for_again(okx: FakeOKX, exporter: MakeExpo
     one.wait_until_stored()
     finish(one)
     assert str(bad) in [record["trade_id"] for record in read_vault(one.vault)]
-
-
-@pytest.mark.parametrize("fields", [{"px": "-1"}, {"tradeId": "x"}], ids=json.dumps)
-def test_a_row_from_rest_that_stays_bad_stops_it_and_can_be_passed_over(
-    okx: FakeOKX, exporter: MakeExporter, fields: Row
-) -> None:
-    """The message names the id and the way around it, and that way works."""
-    one = start_with_a_trade(exporter(okx, settings={"BAD_ROW_S": 0.3}))
-    [_, bad, _] = [push.last_id for push in okx.trade(n=3, count=1, lost=True)]
-    okx.corrupt(bad, fields)
-    okx.trade()
-    assert one.wait() == 3
-    [message] = re.findall("BUILD_FAIL: Invalid trade field.*", one.log)
-    assert str(fields.get("tradeId", bad)) in message
-    assert "--backfill-hours 0" in message
-    assert last_stored_id(one.vault) in {bad - 1, bad - 2}
-    missing = okx.ledger[BTC][-1].trade_id - last_stored_id(one.vault)
-    one.args = ["--backfill-hours", "0"]
-    one.start_capture()
-    okx.trade()
-    one.wait_until_stored()
-    assert reasons(one) == ["horizon"]
-    finish(one, missing=missing - 1)
 
 
 def test_waiting_is_bounded(okx: FakeOKX, exporter: MakeExporter) -> None:
@@ -546,162 +474,3 @@ def test_two_instruments_are_repaired_without_going_over_okx_limits(okx: FakeOKX
     one.start_capture()
     finish(one)
     assert okx.throttled == 0
-
-
-# ------------------------------------------------------------------------------------------------ the connection
-
-
-@pytest.mark.parametrize("code", [1000, 1001, 1006, 4004])
-def test_a_closed_connection_is_opened_again(make_okx: MakeOKX, exporter: MakeExporter, code: int) -> None:
-    """And what was traded meanwhile is fetched."""
-    okx = make_okx(rate=50)
-    one = exporter(okx).start_capture()
-    okx.close(code, "as this test asked for")
-    one.wait_for_log("Subscribed to trades", times=4)
-    assert re.search(r"Not connected to OKX .*reason=.*again_in=(0\.\d|1\.0)s", one.log)
-    finish(one)
-
-
-def test_attempts_to_connect_may_fail_in_every_way(okx: FakeOKX, exporter: MakeExporter) -> None:
-    """No answer at all, then a 503, then cut off, and then it works."""
-    okx.faults.ws_script.extend(["stall", "503", "reset"])
-    one = exporter(okx, settings={"CONNECT_S": 0.5, "STEADY_S": 0.0}).start_capture()
-    assert one.log.count("Not connected to OKX") == 3
-    finish(one)
-
-
-def test_a_half_open_connection_is_found_and_replaced(make_okx: MakeOKX, exporter: MakeExporter) -> None:
-    okx = make_okx(rate=50)
-    one = exporter(okx, settings={"PING_AFTER_S": 0.5, "PONG_S": 0.5}).start_capture()
-    okx.half_open()
-    one.wait_for_log("nothing heard for")
-    one.wait_for_log("Subscribed to trades", times=4)
-    finish(one)
-
-
-def test_a_quiet_connection_is_pinged_and_kept(make_okx: MakeOKX, exporter: MakeExporter) -> None:
-    """OKX cuts it otherwise."""
-    okx = make_okx(idle_s=3.0)
-    one = exporter(okx, settings={"PING_AFTER_S": 1.0, "PONG_S": 2.0}).start_capture()
-    one.wait_until(lambda: list(okx.received).count("ping") >= 2, what="two pings")
-    assert okx.connects == 1
-    assert one.stop() == 0
-
-
-def test_a_dead_subscription_of_one_instrument_is_found_and_mended(make_okx: MakeOKX, exporter: MakeExporter) -> None:
-    okx = make_okx(rate=50)
-    one = exporter(okx, settings={"INSTRUMENT_SILENT_S": 0.5}).start_capture()
-    one.wait_until(lambda: read_vault(one.vault, ETH), what="a line")
-    okx.kill_subscription(ETH)
-    one.wait_for_log(f"no trade of {ETH}")
-    one.wait_for_log("Subscribed to trades", times=4)
-    finish(one)
-
-
-def test_a_quiet_instrument_is_no_dead_subscription(okx: FakeOKX, exporter: MakeExporter) -> None:
-    """REST is asked, has nothing newer, and the connection stays."""
-    one = start_with_a_trade(exporter(okx, settings={"INSTRUMENT_SILENT_S": 0.5}))
-    one.wait_until(lambda: len(okx.requests_to("market/trades")) >= 2, what="REST asked for each")
-    assert okx.connects == 1
-    finish(one)
-
-
-def test_an_announced_upgrade_leaves_no_gap(make_okx: MakeOKX, exporter: MakeExporter) -> None:
-    """The new connection is there before the old one is closed, by us; nothing needs a repair."""
-    okx = make_okx(rate=100)
-    one = exporter(okx).start_capture()
-    [old] = okx.connections
-    okx.notice(close_after_s=60.0)
-    one.wait_until(lambda: okx.connects == 2 and old not in okx.connections, what="the old one is closed")
-    pushes = len(okx.pushes[BTC])
-    one.wait_until(lambda: len(okx.pushes[BTC]) > pushes + 50, what="trades over the new one alone")
-    finish(one)
-    assert history_requests(one) == 0
-    assert "Gap found" not in one.log
-
-
-def test_an_upgrade_waits_for_new_trades_on_the_new_connection(make_okx: MakeOKX, exporter: MakeExporter) -> None:
-    """The latest trade, which OKX repeats after a subscription, does not say that the next ones will come."""
-    okx = make_okx(rate=50)
-    one = exporter(okx).start_capture()
-    [old] = okx.connections
-    okx.faults.live_delay_s = 1.0
-    okx.notice(close_after_s=60.0)
-    one.wait_until(lambda: okx.connects == 2 and old not in okx.connections, what="the old one is closed")
-    finish(one)
-    assert "Gap found" not in one.log
-
-
-def test_upgrade_after_upgrade_is_no_storm_of_connections(make_okx: MakeOKX, exporter: MakeExporter) -> None:
-    """OKX refuses more than three new ones a second."""
-    okx = make_okx(rate=50)
-    okx.faults.always_notice = True
-    one = exporter(okx).start_capture()
-    one.wait_until(lambda: okx.connects >= 6, what="six connections")
-    assert "HTTP 429" not in one.log
-    finish(one)
-
-
-def test_an_announced_upgrade_of_a_quiet_connection_ends_too(okx: FakeOKX, exporter: MakeExporter) -> None:
-    """Where no trade comes in over the new one, the old one is closed all the same, after a while."""
-    one = exporter(okx, settings={"REPLACE_S": 1.0}).start_capture()
-    [old] = okx.connections
-    okx.notice(close_after_s=60.0)
-    one.wait_until(lambda: okx.connects == 2 and old not in okx.connections, what="the old one is closed")
-    finish(one)
-
-
-def test_an_upgrade_that_comes_sooner_than_announced_loses_nothing(make_okx: MakeOKX, exporter: MakeExporter) -> None:
-    """The old one closes at once, and the new one is refused at first."""
-    okx = make_okx(rate=100)
-    one = exporter(okx).start_capture()
-    okx.faults.ws_script.append("503")
-    okx.notice(close_after_s=0.0, code=1006)
-    one.wait_for_log("Subscribed to trades", times=4)
-    finish(one)
-
-
-def test_a_missing_ack_is_not_accepted(okx: FakeOKX, exporter: MakeExporter) -> None:
-    """Trades of one instrument alone would be half a truth: it reconnects until both are there."""
-    okx.faults.no_ack = {ETH}
-    one = exporter(okx, settings={"SUBSCRIBE_S": 1.0}).start()
-    one.wait_for_log(f"no ack within 1s for {ETH}")
-    okx.faults.no_ack = set()
-    one.wait_for_log(f"Subscribed to trades           instId={ETH}")
-    finish(one)
-
-
-def test_a_sleep_in_the_midst_of_a_repair_is_not_held_against_rest(okx: FakeOKX, exporter: MakeExporter) -> None:
-    """It gave no answer for longer than it is given, but nobody was awake to hear one."""
-    if sys.platform == "win32":
-        pytest.skip("no SIGSTOP there")
-    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 3.0}))
-    okx.prefill(BTC, 20_000, okx.now_ms(), okx.now_ms() + 1)
-    okx.faults.rest_latency_s = 0.3
-    okx.trade()
-    one.wait_for_log("Gap found")
-    assert one.process is not None
-    one.process.send_signal(signal.SIGSTOP)
-    slept = time.monotonic() + 4.0
-    one.wait_until(lambda: time.monotonic() > slept, what="a long sleep")
-    one.process.send_signal(signal.SIGCONT)
-    one.wait_until_stored()
-    finish(one)
-    assert reasons(one) == []
-
-
-def test_after_a_sleep_the_time_slept_is_fetched(make_okx: MakeOKX, exporter: MakeExporter) -> None:
-    """The exchange cut the connection meanwhile."""
-    if sys.platform == "win32":
-        pytest.skip("no SIGSTOP there")
-    okx = make_okx(rate=50)
-    one = exporter(okx).start_capture()
-    assert one.process is not None
-    one.process.send_signal(signal.SIGSTOP)
-    pushes = len(okx.pushes[BTC])
-    okx.close()
-    one.wait_until(lambda: len(okx.pushes[BTC]) > pushes + 50, what="trades while it sleeps")
-    one.process.send_signal(signal.SIGCONT)
-    one.wait_for_log("Subscribed to trades", times=4)
-    finish(one)
-    assert reasons(one) == []

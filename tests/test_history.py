@@ -156,7 +156,9 @@ def test_killed_again_and_again_it_goes_on_where_the_files_end(
         size = stored_bytes(recorder.vault)
         recorder.start_capture()
         goal = size + chance.randrange(200_000)
-        recorder.wait_until(lambda: stored_bytes(recorder.vault) > goal or not recorder.pending(), what="more is stored")  # noqa: B023 - at once
+        recorder.wait_until(
+            lambda: stored_bytes(recorder.vault) > goal or not recorder.pending(), what="more is stored"
+        )  # noqa: B023 - at once
         recorder.kill()
         okx.set_rate(0)
         for inst_id in okx.markets:
@@ -362,9 +364,11 @@ def test_given_up_only_todays_part_is_unrepaired(exporter: MakeExporter, make_ok
     for gap in read_gaps(recorder.vault):
         assert gap["reason"] in {"start", "unrepaired"}
         assert gap["reason"] == "start" or gap["before_utc"] > "2026-11-23"
-        assert gap["reason"] == "start" or int(gap["after_id"]) >= next(
-            trade.trade_id for trade in okx.ledger[BTC] if to_utc(trade.ts) > "2026-11-23"
-        ) - 1, gap
+        assert (
+            gap["reason"] == "start"
+            or int(gap["after_id"])
+            >= next(trade.trade_id for trade in okx.ledger[BTC] if to_utc(trade.ts) > "2026-11-23") - 1
+        ), gap
 
 
 def test_each_day_gets_a_verdict_and_another_when_it_changes(exporter: MakeExporter, make_okx: MakeOKX) -> None:

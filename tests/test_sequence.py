@@ -1,10 +1,13 @@
 """Sequence: which push may be written now, what waits, what is missing, and what goes on record."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from trades_exporter import RESET_IDS, Gap, Sequence, Trade, parse_trade
+from trades_exporter import FALLEN_PUSHES, BuildFailError, Gap, Sequence, Trade, parse_trade, utc
 
 INST_ID = "BTC-USDT-SWAP"
 TS = 1_791_369_350_776
@@ -270,21 +273,20 @@ def test_rest_rows_ahead_of_their_turn_survive_the_waiting_bound() -> None:
 def test_giving_up_records_each_missing_range_and_stores_what_lies_between() -> None:
     sequence = stored_up_to(10)
     offer_all(sequence, [push(15, 2), push(20)])
-    items = sequence.give_up(20, "unrepaired")
-    assert items == [
-        Gap("unrepaired", 10, 14, str(TS), push(15, 2).ts),
+    stored, first, second = utc(str(TS)), utc(push(15, 2).ts), utc(push(20).ts)
+    assert sequence.give_up(20, "unrepaired") == [
+        Gap("unrepaired", 10, 14, stored, first),
         push(15, 2),
-        Gap("unrepaired", 15, 20, push(15, 2).ts, push(20).ts),
+        Gap("unrepaired", 15, 20, first, second),
         push(20),
     ]
     assert not sequence.open
 
 
 def test_giving_up_the_older_part_leaves_the_newer_part_to_be_repaired() -> None:
-    """That is the horizon: ids up to 14 are too old."""
     sequence = stored_up_to(10)
     sequence.offer(push(20))
-    assert sequence.give_up(14, "horizon", str(TS + 14)) == [Gap("horizon", 10, 15, str(TS), str(TS + 14))]
+    assert sequence.give_up(14, "horizon") == [Gap("horizon", 10, 15, utc(str(TS)), utc(push(20).ts))]
     assert missing(sequence) == [(15, 19)]
     assert written(offer_all(sequence, [single(i) for i in range(15, 20)])) == [*range(15, 20), 20]
 
@@ -292,71 +294,188 @@ def test_giving_up_the_older_part_leaves_the_newer_part_to_be_repaired() -> None
 def test_giving_up_ids_that_pushes_showed_but_do_not_wait_goes_up_to_the_highest() -> None:
     sequence = stored_up_to(10)
     offer_all(sequence, [push(15, 3), push(16, 3)])
-    (gap,) = sequence.give_up(sequence.seen, "unrepaired")
-    assert isinstance(gap, Gap)
-    assert (gap.after_id, gap.before_id) == (10, 17)
+    assert sequence.give_up(sequence.seen, "unrepaired") == [Gap("unrepaired", 10, 17, utc(str(TS)), utc(push(16).ts))]
     assert written(sequence.offer(push(17))) == [17]
 
 
-def test_giving_up_nothing_does_nothing() -> None:
-    assert stored_up_to(10).give_up(10**9, "absent") == []
+@pytest.mark.parametrize("upto", [-1, 10, 10**9])
+def test_giving_up_where_nothing_is_missing_does_nothing(upto: int) -> None:
+    assert stored_up_to(10).give_up(upto, "absent") == []
+    assert Sequence().give_up(upto, "absent") == []
 
 
-def test_shown_ts_is_the_time_of_the_trade_that_showed_the_gap() -> None:
+def test_giving_up_below_what_is_missing_does_nothing() -> None:
     sequence = stored_up_to(10)
-    offer_all(sequence, [push(20), push(25), push(22)])
-    assert sequence.shown_ts == push(20).ts
-    offer_all(sequence, [single(i) for i in range(11, 25) if i not in {20, 22}])
+    sequence.offer(push(20))
+    assert sequence.give_up(10, "absent") == []
+    assert missing(sequence) == [(11, 19)]
+
+
+def test_a_gap_from_the_lowest_id_of_all_has_none_before_it() -> None:
+    """So a Vault is filled whose first id is not known yet."""
+    sequence = Sequence()
+    sequence.restart(-1, str(TS))
+    assert written(sequence.offer(single(5))) == []
+    gap, trade = sequence.give_up(4, "horizon")
+    assert gap == Gap("horizon", None, 5, utc(str(TS)), utc(single(5).ts))
+    assert trade == single(5)
+
+
+# ------------------------------------------------------------------------------------------- present and history
+
+
+def test_with_an_expected_end_all_ids_up_to_it_are_missing_and_none_above() -> None:
+    """History has no feed that would show them."""
+    sequence = stored_up_to(10)
+    sequence.expect(14, str(TS + 14))
+    assert missing(sequence) == [(11, 14)]
+    assert written(offer_all(sequence, [single(11), single(13)])) == [11]
+    assert sequence.give_up(99, "horizon") == [
+        Gap("horizon", 11, 13, utc(single(11).ts), utc(single(13).ts)),
+        single(13),
+        Gap("horizon", 13, 15, utc(single(13).ts), utc(str(TS + 14))),
+    ]
     assert not sequence.open
-    sequence.offer(push(40))
-    assert sequence.shown_ts == push(40).ts
+    assert sequence.last == 14
 
 
-# ------------------------------------------------------------------------------------------------------ reset of ids
+def test_an_expected_end_may_move_either_way() -> None:
+    """While an archive is read only what it passed over is missing."""
+    sequence = stored_up_to(10)
+    for last, ranges in ((20, [(11, 20)]), (10, []), (30, [(11, 30)])):
+        sequence.expect(last, str(TS))
+        assert missing(sequence) == ranges
 
 
-HIGH = 2_978_601_964
+def test_what_lies_below_the_first_id_of_a_day_is_skipped_without_a_gap() -> None:
+    """Somebody else fetches it; a push that reaches over the edge comes from REST."""
+    sequence = stored_up_to(10)
+    offer_all(sequence, [push(20, 3), push(30, 2), push(16, 3)])
+    assert sequence.skip_to(20, str(TS + 20)) == []
+    assert [trade.last for trade in sequence.waiting] == [30]
+    assert missing(sequence) == [(20, 28)]
+    assert sequence.last == 19
+    items = offer_all(sequence, [push(15), single(20), *(single(i) for i in range(21, 29))])
+    assert written(items) == [*range(20, 29), 30]
+    assert sequence.skipped == 1
 
 
-@pytest.mark.parametrize(
-    ("last", "newer", "hinted"),
-    [(HIGH - RESET_IDS - 1, True, True), (HIGH - RESET_IDS, True, False), (7, True, True), (7, False, False)],
+def test_what_waits_for_a_day_to_begin_is_stored_when_it_does() -> None:
+    sequence = stored_up_to(10)
+    offer_all(sequence, [push(20), push(22, 2), push(30)])
+    assert written(sequence.skip_to(20, push(20).ts)) == [20, 22]
+    assert missing(sequence) == [(23, 29)]
+
+
+# -------------------------------------------------------------------------------------------------- ids that fell
+
+NEWER, NOT_NEWER, NEXT, AHEAD, REST_ROW = "newer time, stored id", "stored time and id", "next", "ahead", "REST row"
+
+
+def one_of(kind: str, sequence: Sequence) -> Trade:
+    """Return a trade of this kind for a sequence; the ids up to `last` are stored."""
+    last, ts = sequence.last or 0, int(sequence.ts)
+    return {
+        NEWER: push(last - last % 3, ts=ts + 1),
+        NOT_NEWER: push(last, ts=ts),
+        NEXT: push(last + 1, ts=ts + 1),
+        AHEAD: push(sequence.seen + 3 if sequence.open else last + 3, ts=ts + 1),
+        REST_ROW: single(last, ts=ts + 1),
+    }[kind]
+
+
+@given(kinds=st.lists(st.tuples(st.sampled_from([NEWER, NEWER, NEWER, NOT_NEWER, NEXT, AHEAD]), st.integers(1, 11))))
+@settings(deadline=None, derandomize=True)
+def test_only_so_many_pushes_in_a_row_show_that_the_ids_fell(kinds: list[tuple[str, int]]) -> None:
+    sequence = stored_up_to(10**9)
+    in_a_row = skipped = 0
+    for kind in [kind for kind, times in kinds for _ in range(times)]:
+        in_a_row = in_a_row + 1 if kind == NEWER else 0
+        skipped += kind in {NEWER, NOT_NEWER}
+        if in_a_row == FALLEN_PUSHES:
+            with pytest.raises(BuildFailError, match="Trade ids fell"):
+                sequence.offer(one_of(kind, sequence))
+            return
+        sequence.offer(one_of(kind, sequence))
+        assert sequence.skipped == skipped
+
+
+def test_the_error_names_both_ids_and_times_and_what_to_do() -> None:
+    sequence = stored_up_to(2_978_601_964)
+    for _ in range(FALLEN_PUSHES - 1):
+        assert sequence.offer(push(7, ts=TS + 5)) == ()
+    with pytest.raises(BuildFailError) as caught:
+        sequence.skip(push(7, ts=TS + 5))  # as where its key is known to be stored
+    text = str(caught.value)
+    assert text.startswith("BUILD_FAIL: Trade ids fell")
+    for part in (INST_ID, "7", utc(str(TS + 5)), "2978601964", utc(str(TS)), "--vault"):
+        assert part in text
+    assert FALLEN_PUSHES == 10
+
+
+def test_rows_of_rest_do_not_show_that_the_ids_fell() -> None:
+    """They are asked for by id: what is stored comes with them all the time."""
+    sequence = stored_up_to(10)
+    assert offer_all(sequence, [one_of(REST_ROW, sequence)] * 3 * FALLEN_PUSHES) == []
+
+
+# ---------------------------------------------------------------------------------------------- any order of anything
+
+SPLITS = st.lists(st.sampled_from([1, 1, 1, 2, 3, 7]), min_size=1, max_size=15)
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["push", "push", "push", "single", "single", "give up"]), st.integers(0, 60)), max_size=80
 )
-def test_only_a_much_lower_id_with_a_newer_time_hints_at_a_reset(last: int, newer: bool, hinted: bool) -> None:
-    sequence = stored_up_to(HIGH)
-    assert sequence.offer(push(last, ts=TS + 1 if newer else TS)) == ()
-    assert (sequence.reset_hint is not None) == hinted
-    assert sequence.skipped == 1, "until REST agrees it is a duplicate"
 
 
-def test_after_a_reset_the_sequence_goes_on_at_the_lower_ids() -> None:
-    """What was missing before goes on record with it; the push that showed it comes from REST."""
-    sequence = stored_up_to(HIGH)
-    sequence.offer(push(HIGH + 3))
-    hint = push(7, 3, ts=TS * 2)
-    sequence.offer(hint)
-    items = sequence.reset(hint)
-    assert items == [
-        Gap("id_reset", HIGH, HIGH + 3, str(TS), push(HIGH + 3).ts),
-        push(HIGH + 3),
-        Gap("id_reset", HIGH + 3, 5, push(HIGH + 3).ts, hint.ts),
-    ]
-    assert missing(sequence) == [(5, 7)]
-    assert written(offer_all(sequence, [*(single(i, ts=TS * 2) for i in (5, 6, 7)), push(8, ts=TS * 2 + 1)])) == [
-        5,
-        6,
-        7,
-        8,
-    ]
-    skipped = sequence.skipped
-    assert written(sequence.offer(push(HIGH + 9))) == []
-    assert (missing(sequence), sequence.skipped) == ([], skipped + 1), "a straggler with an id of before"
-    assert written(offer_all(sequence, [push(10, ts=TS * 3), single(9, ts=TS * 2 - 1)])) == [9, 10], "times may fall"
+@given(counts=SPLITS, steps=STEPS, limit=st.sampled_from([1, 3, 1000]), same_ms=st.booleans(), first=st.booleans())
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_whatever_comes_in_whatever_order_each_id_is_stored_once_or_on_record(
+    counts: list[int], steps: list[tuple[str, int]], limit: int, same_ms: bool, first: bool
+) -> None:
+    """Pushes that are true, in any order and number, rows of REST between them, ranges given up now and then."""
+    ends = [10 + sum(counts[: i + 1]) for i in range(len(counts))]
+    ts = TS + 1 if same_ms else None
+    pushes = [push(end, count, ts=ts) for end, count in zip(ends, counts, strict=True)]
+    sequence = Sequence(limit) if first else stored_up_to(10, limit)
+    items: list[Trade | Gap] = []
+    for what, i in [*steps, ("push", len(pushes) - 1)]:
+        if what == "push":
+            items += sequence.offer(pushes[i % len(pushes)])
+        elif what == "single":
+            items += sequence.offer(single(11 + i % (ends[-1] - 10), ts=ts))
+        else:
+            items += sequence.give_up(10 + i, "unrepaired")
+    while ranges := missing(sequence):
+        items += sequence.offer(single(ranges[0][0], ts=ts))
+    begin = 11
+    if first:
+        start = items.pop(0)
+        assert isinstance(start, Gap)
+        assert (start.reason, start.after_id) == ("start", None)
+        begin = start.before_id
+    assert [i for item in items for i in ids_of(item)] == list(range(begin, ends[-1] + 1)), "in order, once, all"
+    assert not sequence.waiting
+    assert (sequence.last, sequence.open) == (ends[-1], False)
 
 
-def test_the_line_of_the_gaps_file_has_strings_only_and_nothing_where_there_is_nothing() -> None:
-    gap = Gap("start", None, 5, "", "1791369350776")
-    assert gap.line(INST_ID, "2026-11-21T12:00:00.000Z") == (
-        b'{"recorded_utc":"2026-11-21T12:00:00.000Z","instId":"BTC-USDT-SWAP","reason":"start","after_id":"",'
-        b'"before_id":"5","after_utc":"","before_utc":"2026-10-07T10:35:50.776Z"}\n'
-    )
+def ids_of(item: Trade | Gap) -> range:
+    """Return the ids that a trade or a gap covers."""
+    return range(item.first, item.last + 1) if isinstance(item, Trade) else range(item.first, item.before_id)
+
+
+@given(steps=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 4), st.booleans()), max_size=40))
+@settings(deadline=None, derandomize=True)
+def test_what_is_missing_is_what_was_passed_over(steps: list[tuple[int, int, bool]]) -> None:
+    """Of any pushes, true or not: `missing` and `lacks` agree, and what waits is in order, without overlaps."""
+    sequence = stored_up_to(10)
+    for last, count, fetched in steps:
+        sequence.offer(single(last) if fetched else push(last, count))
+        ranges = missing(sequence)
+        assert all(low <= high for low, high in ranges)
+        assert all(below < low - 1 for (_, below), (low, _) in pairwise(ranges))
+        absent = {i for low, high in ranges for i in range(low, high + 1)}
+        assert {i for i in range(-1, 50) if sequence.lacks(i)} == absent
+        assert all(one.last < other.first for one, other in pairwise(sequence.waiting))
+        waiting = {i for trade in sequence.waiting for i in ids_of(trade)}
+        assert absent | waiting == set(range((sequence.last or 0) + 1, sequence.seen + 1))
+        assert not absent & waiting

@@ -212,7 +212,9 @@ def test_a_line_moved_to_another_day_is_named_there(vault: Path, capsys: Capture
     edit(day_path(vault, DAYS[0]), lambda lines: moved.append(lines.pop(4)))
     edit(day_path(vault, DAYS[1]), lambda lines: lines.insert(2, moved[0]))
     assert verify(Vault(vault)) == 1
-    assert f"{day_path(vault, DAYS[1])}:3: " in capsys.readouterr().out.partition("another day")[2]
+    report = capsys.readouterr().out
+    assert f"{day_path(vault, DAYS[1])}:3: " in report.partition("another day")[2]
+    assert report.endswith(": 1 problem\n")
 
 
 SEAMS: dict[str, tuple[str, str, bool]] = {  # the last line of a day, the first of a later day, may they be so?
