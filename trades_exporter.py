@@ -572,7 +572,7 @@ class Sequence:
         self.seen, self.seen_ts = last, ts
 
     def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
-        """Go on at the id `first`, of the time `ts` (ms), and return what is to be stored now; others fetch the rest."""
+        """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest."""
         self.next, self.ts, self._patched = first, ts, True
         self.waiting = [trade for trade in self.waiting if trade.first >= first]
         return self._waited()
