@@ -476,12 +476,13 @@ def cut_from_gaps(gaps: Iterable[Gap], reasons: set[str], low: Boundary, high: B
 def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
     """Join gaps that have the same reason and overlap or touch; return all by id.
 
-    `start` gaps stay: each says where a record begins.
+    `start` gaps stay: each says where a record begins. So do pending ones that only touch: of the second part may be
+    stored, and the highest stored id inside a pending range is where it goes on.
     """
     out: list[Gap] = []
     for gap in sorted(gaps, key=lambda gap: (gap.reason, gap.first, gap.after_utc, gap.before_id)):
         last = out[-1] if out else None
-        apart = last is None or gap.reason != last.reason or gap.first > last.before_id
+        apart = last is None or gap.reason != last.reason or gap.first > last.before_id - (gap.reason == "pending")
         if last is None or apart or (gap.reason == "start" and gap.before_id != last.before_id):
             out.append(gap)
         elif gap.before_id > last.before_id:
