@@ -476,12 +476,13 @@ def cut_from_gaps(gaps: Iterable[Gap], reasons: set[str], low: Boundary, high: B
 def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
     """Join gaps that have the same reason and overlap or touch; return all by id.
 
-    `start` gaps stay: each says where a record begins.
+    `start` gaps stay: each says where a record begins. So do pending ones that only touch: of the second part may be
+    stored, and the highest stored id inside a pending range is where it goes on.
     """
     out: list[Gap] = []
     for gap in sorted(gaps, key=lambda gap: (gap.reason, gap.first, gap.after_utc, gap.before_id)):
         last = out[-1] if out else None
-        apart = last is None or gap.reason != last.reason or gap.first > last.before_id
+        apart = last is None or gap.reason != last.reason or gap.first > last.before_id - (gap.reason == "pending")
         if last is None or apart or (gap.reason == "start" and gap.before_id != last.before_id):
             out.append(gap)
         elif gap.before_id > last.before_id:
@@ -568,8 +569,9 @@ class Sequence:
             raise ids_fell(trade, self.last, self.ts)
 
     def expect(self, last: int, ts: str) -> None:
-        """Declare that the ids up to `last`, of the time `ts` (ms), are wanted, and none above."""
+        """Declare that the ids up to `last`, of the time `ts` (ms), are wanted, and none above: those don't wait."""
         self.seen, self.seen_ts = last, ts
+        self.waiting = [trade for trade in self.waiting if trade.last <= last]
 
     def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
         """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest."""
@@ -2561,8 +2563,9 @@ class ArchiveSource:
     """One instrument's archives, read one after the other; remembers which can't be had, and until when."""
 
     def __init__(self, archives: Archives, instrument: Instrument) -> None:
-        self.listed = (-1, -1)  # first and last id of the archive that was opened last
-        self.bad_ids: set[int] = set()  # of its rows
+        self.listed = (-1, -1)  # first and last id that archives of days in a row list, up to the one opened last
+        self._bad_ids: set[int] = set()  # of their rows
+        self._listed_day = date.min  # of the one opened last
         self._archives = archives
         self._instrument = instrument
         self._archive: Archive | None = None
@@ -2579,7 +2582,9 @@ class ArchiveSource:
     def begin_range(self) -> None:
         """Forget what was read: another range of ids is wanted."""
         self.close()
-        self._read_upto = date.min
+        self._read_upto = self._listed_day = date.min
+        self.listed = (-1, -1)
+        self._bad_ids.clear()
 
     def close(self) -> None:
         """Let go of the archive that is being read."""
@@ -2594,6 +2599,14 @@ class ArchiveSource:
     def is_gone(self, day: date) -> bool:
         """Tell whether OKX does not have this archive, or has only a damaged one."""
         return day in self._missing or self._damaged[day] > 1
+
+    def lists_around(self, low: int, high: int) -> bool:
+        """Tell whether what was opened lists ids on both sides of these."""
+        return self.listed[0] < low and high < self.listed[1]
+
+    def first_bad(self, low: int, high: int) -> int:
+        """Return the lowest of these ids of which there is a bad row, or else the one behind them."""
+        return min((trade_id for trade_id in self._bad_ids if low <= trade_id <= high), default=high + 1)
 
     def pass_over(self, day: date) -> None:
         """Go on with the archive of the next day."""
@@ -2620,7 +2633,10 @@ class ArchiveSource:
             if not said_before:
                 log.warning("An archive can't be had now: REST is asked instead", **about, error=describe(exc))
         else:
-            self.listed, self.bad_ids = (archive.first_id, archive.last_id), set()
+            in_a_row = day == self._listed_day + timedelta(days=1)
+            self.listed = self.listed[0] if in_a_row else archive.first_id, archive.last_id
+            self._listed_day = day
+            del self._retry_at[day]  # after a failed write it is read again
             return True
         return False
 
@@ -2637,18 +2653,18 @@ class ArchiveSource:
             log.warning(
                 "A row of an archive is not believed", instId=self._instrument.inst_id, error=printable(defect, 200)
             )
-            self.bad_ids.add(trade_id)
+            self._bad_ids.add(trade_id)
         return trades
 
 
-async def is_out_of_reach(rest: Rest, inst_id: str, low: int, newest: int) -> bool:
-    """Ask REST whether it shows any id below `low`: ABSENT_ANSWERS over ABSENT_S that do not are believed.
+async def is_out_of_reach(rest: Rest, inst_id: str, upto: int, newest: int) -> bool:
+    """Ask REST whether it shows any id below `upto`: ABSENT_ANSWERS over ABSENT_S that do not are believed.
 
     Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
     """
     for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
-        rows = parse_rows(inst_id, await rest.history(inst_id, max(low, 1)))[0]
-        if any(row.last < low for row in rows) or not await rest.history(inst_id, newest + 1):
+        rows = parse_rows(inst_id, await rest.history(inst_id, max(upto, 1)))[0]
+        if any(row.last < upto for row in rows) or not await rest.history(inst_id, newest + 1):
             return False
         await asyncio.sleep(pause)
     return True
@@ -2681,7 +2697,7 @@ class RangeFill:
         self._end_ts = milliseconds(gap.before_utc) or newest()[1]
         self._floor_ts = milliseconds(gap.after_utc)  # where the range has no lower id: what is older is not wanted
         self._backfill = Backfill(files.inst_id, services, self.sequence, store, self._pass_over, late_s=0.0)
-        self._unreached = -1  # REST does not reach ids up to this
+        self._unreached = -1  # REST shows nothing below this id
         self._stalled = (-1, 0.0)  # the lowest missing id, and since when it is that
 
     @property
@@ -2702,18 +2718,19 @@ class RangeFill:
             self.sequence.restart(edge.trade_id, milliseconds(edge.time_utc) or self._end_ts)
             return
         self.sequence.restart(-1, self._floor_ts)
-        start = await DayStartSearch(self._files.inst_id, self._services.rest, utc_day(self._floor_ts)).find(
-            self._newest()[0]
-        )
+        search = DayStartSearch(self._files.inst_id, self._services.rest, utc_day(self._floor_ts))
+        start = await search.find(max(self._newest()[0], self.end))  # there may have been no push yet
         if start.before and start.first:
             self._begin_with(start.first)
 
     async def step(self) -> None:
-        """Take one batch of an archive, or one round of REST's pages."""
+        """Take one batch of an archive, or one round of REST's pages, and decide about what neither of them has."""
         if await self._take_archive():
             await asyncio.sleep(0)  # live trades first
         else:
             await self._take_pages()
+        while (hole := next(self.sequence.missing(), None)) and hole[1] < self._unreached and self._pass_hole(*hole):
+            pass
 
     def _begin_with(self, trade: Trade) -> None:
         """Let the range, whose lower edge was not known, begin with this trade."""
@@ -2730,12 +2747,11 @@ class RangeFill:
         low = sequence.next or 0
         if not source.is_open:
             day = source.next_day(sequence.ts)
-            if low > self._unreached and (self.end - low <= ARCHIVE_IDS or sequence.waiting):
+            if low >= self._unreached and (self.end - low <= ARCHIVE_IDS or sequence.waiting):
                 return False
             if day > archive_day(self._end_ts) or not await source.open(day):
                 return False
-            top = sequence.waiting[-1] if sequence.waiting else None
-            sequence.expect(top.last if top else low - 1, top.ts if top else sequence.ts)  # from now on what it lists
+            sequence.expect(low - 1, sequence.ts)  # from now on what it lists
         if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2:
             return False
         trades = [trade for trade in source.read() if low <= trade.first < self.end]
@@ -2746,10 +2762,11 @@ class RangeFill:
 
     async def _take_pages(self) -> None:
         """Ask REST for what is missing, and find out where it does not reach."""
-        sequence = self.sequence
-        if not self._source.is_open:
-            sequence.expect(self.end - 1, self._end_ts)
+        sequence, source = self.sequence, self._source
         low = sequence.next or 0
+        if not source.is_open:  # only what archives left out, where that is missing
+            upto = source.listed[1] if low < source.listed[1] else self.end - 1
+            sequence.expect(min(upto, self.end - 1), self._end_ts)
         if low != self._stalled[0]:
             self._stalled = (low, monotonic())
         pages = self._backfill.repair.next_pages(monotonic())
@@ -2760,33 +2777,44 @@ class RangeFill:
                 async with asyncio.timeout(ARCHIVE_RETRY_S):
                     await self._backfill.ask(pages, lambda: not self.done)
         if low == sequence.next and monotonic() - self._stalled[1] > ABSENT_S:
+            await self._find_reach()
             self._stalled = (low, monotonic())
-            if await is_out_of_reach(self._services.rest, self._files.inst_id, low, self._newest()[0]):
-                self._do_without_rest()
 
-    def _do_without_rest(self) -> None:
-        """Decide about the lowest missing ids, which REST does not reach."""
+    async def _find_reach(self) -> None:
+        """Find out whether REST reaches what is missing: all of the range, all that archives list, the lowest hole."""
+        hole = next(self.sequence.missing(), None)
+        if hole is None or hole[1] < self._unreached:
+            return
+        for upto in (self.end, self._source.listed[1], hole[1] + 1):
+            if hole[1] < upto and await is_out_of_reach(self._services.rest, self._files.inst_id, upto, self._newest()[0]):
+                self._unreached = upto
+                return
+
+    def _pass_hole(self, low: int, high: int) -> bool:
+        """Decide about the lowest missing ids, which REST does not reach; return False where that takes an archive."""
         sequence, source = self.sequence, self._source
-        low, high = next(sequence.missing())
-        self._unreached = high
-        if sequence.last == -1 and sequence.waiting:
-            self._begin_with(sequence.waiting[0])
-        elif source.listed[0] < low and high < source.listed[1]:
-            bad = min((trade_id for trade_id in source.bad_ids if low <= trade_id <= high), default=high + 1)
+        if source.lists_around(low, high):
+            bad = source.first_bad(low, high)
             self._store(sequence.give_up(low, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent"))
+            return True
+        day, last_day = source.next_day(sequence.ts), archive_day(self._end_ts)
+        is_gone = source.is_open or source.is_gone(day) or day > last_day
+        first = sequence.waiting[0] if sequence.waiting and sequence.last == -1 else None
+        if is_gone and first and utc_day(first.ts) == utc_day(self._floor_ts):
+            self._begin_with(first)
+        elif not is_gone or int(self._newest()[1]) - int(sequence.ts) <= (ARCHIVE_LATE_DAYS + 1) * 86_400_000:
+            if self._services.throttle.may_log(f"history of {self._files.inst_id} waits"):
+                what = "History waits: REST does not reach these trades, and their archive can't be had yet"
+                log.info(what, instId=self._files.inst_id, day=str(day))
+            return False
+        elif not source.is_open and day < last_day:
+            source.pass_over(day)
+            return False
+        elif first:
+            self._begin_with(first)
         else:
-            day = source.next_day(sequence.ts)
-            is_old = int(self._newest()[1]) - int(sequence.ts) > (ARCHIVE_LATE_DAYS + 1) * 86_400_000
-            if is_old and not source.is_open and source.is_gone(day) and day < archive_day(self._end_ts):
-                source.pass_over(day)
-            elif is_old and (source.is_open or source.is_gone(day) or day > archive_day(self._end_ts)):
-                self._store(sequence.give_up(high, "horizon"))
-            elif self._services.throttle.may_log(f"history of {self._files.inst_id} waits"):
-                log.info(
-                    "History waits: REST does not reach these trades, and their archive can't be had yet",
-                    instId=self._files.inst_id,
-                    day=str(day),
-                )
+            self._store(sequence.give_up(high, "horizon"))
+        return True
 
     def _pass_over(self, trade_id: int | None, exc: BuildFailError) -> None:
         """Give up an id whose row stays bad, when it is the lowest that is missing."""
