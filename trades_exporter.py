@@ -2786,7 +2786,9 @@ class RangeFill:
         if hole is None or hole[1] < self._unreached:
             return
         for upto in (self.end, self._source.listed[1], hole[1] + 1):
-            if hole[1] < upto and await is_out_of_reach(self._services.rest, self._files.inst_id, upto, self._newest()[0]):
+            if hole[1] < upto and await is_out_of_reach(
+                self._services.rest, self._files.inst_id, upto, self._newest()[0]
+            ):
                 self._unreached = upto
                 return
 

@@ -210,8 +210,10 @@ def test_kills_with_torn_ends_in_the_midst_of_archives(exporter: MakeExporter, o
         okx.set_rate(20)
         recorder.start_capture()
         recorder.wait_until(
-            lambda: sum(path.stat().st_size for path in (recorder.vault / "raw").rglob("*.jsonl")) > size + 300_000  # noqa: B023
-            or not recorder.pending(),
+            lambda: (
+                sum(path.stat().st_size for path in (recorder.vault / "raw").rglob("*.jsonl")) > size + 300_000  # noqa: B023
+                or not recorder.pending()
+            ),
             what="more is stored",
         )
         recorder.kill()
