@@ -192,7 +192,7 @@ class RequestError(Exception):
 
 def unusable(root: Path, exc: OSError) -> VaultError:
     """Return the error that says what to do about a Vault that can't be written."""
-    return VaultError(f"The Vault {root} can't be used: {exc}. Mend that, or name another one with --vault")
+    return VaultError(f"The Vault {root} can't be used: {exc}. Fix that, or choose another with --vault")
 
 
 def printable(value: object, limit: int = 300) -> str:
@@ -497,7 +497,7 @@ def ids_fell(trade: Trade, last: int, ts: str) -> BuildFailError:
     """Return the error for a push whose id is not above the stored `last` of the time `ts` (ms), as those before it."""
     return BuildFailError(
         f"Trade ids fell: OKX sends {trade.inst_id} {trade.last} of {utc(trade.ts)}, but {last} of {utc(ts)} is stored."
-        " Either OKX counts anew: start with another --vault. Or the last line of the newest file is damaged: mend it"
+        " Either OKX counts anew: start with another --vault. Or the last line of the newest file is damaged: fix it"
     )
 
 
@@ -1081,7 +1081,7 @@ class Vault:
             if not (self.root / "raw").is_dir():
                 raise FileNotFoundError(f"the Vault {self.root} is gone") from exc
         raise VaultError(
-            f"{self._lock_path} was removed or replaced while this exporter held it: stopping, or two would write"
+            f"{self._lock_path} was removed or replaced: stopping, so that no second exporter writes the same trades"
         )
 
     @staticmethod
@@ -1200,7 +1200,7 @@ class TradeFiles:
             return [line for _, _, line in numbered]
         lines = cut_torn_end(path, TAIL_BYTES if newest else LAST_LINE_BYTES, sync=matters).splitlines(keepends=True)
         if matters and lines and not RECORD.fullmatch(lines[-1]):
-            raise VaultError(f"{path} does not end in a record; mend it, or move it away, and start again")
+            raise VaultError(f"{path} does not end in a record; fix it, or move it away, and start again")
         return lines
 
     def stored(self, day: str, trade: Trade) -> None:
@@ -1426,7 +1426,7 @@ class Outage:
         self._failed.add(what)
         if self._throttle.may_log(what):
             lasts = monotonic() - self._began_at
-            since = f" For {timedelta(seconds=round(lasts))} by now." if lasts >= 1 else ""
+            since = f" Down for {timedelta(seconds=round(lasts))}." if lasts >= 1 else ""
             log.warning(f"{reason}.{since} Next try in {delay_s:.1f} s")
 
     def works(self, what: str) -> None:
@@ -1651,7 +1651,7 @@ class ExchangeClock:
                 f"Invalid trade field: ts='{trade.ts}' ({utc(trade.ts)}) is more than a day ahead of this PC's clock"
                 f" and of OKX's, in trade {trade.trade_id} of {trade.inst_id}"
             )
-        log.warning("This PC's clock is wrong: OKX's is far ahead", okx=utc(f"{okx:013}"), pc=utc(f"{pc:013}"))
+        log.warning("This PC's clock is over a day slow; please set it", okx=utc(f"{okx:013}"), pc=utc(f"{pc:013}"))
 
     def hold(self, trade: Trade, take: Callable[[Trade], None]) -> None:
         """Hold a push whose time is not allowed until OKX was asked, then `take` it; too many are dropped."""
@@ -2396,7 +2396,9 @@ class LiveRepair:
     @staticmethod
     def _refuse(trade_id: int | None, exc: BuildFailError) -> None:
         what = "a trade" if trade_id is None else f"trade {trade_id}"
-        raise BuildFailError(f"{exc.args[0]} (REST keeps sending {what} so; one start with --since now passes over it)")
+        raise BuildFailError(
+            f"{exc.args[0]} (REST keeps sending {what} like this; start once with --since now to skip it)"
+        )
 
 
 class Recorder:
@@ -2625,13 +2627,13 @@ class ArchiveSource:
         except ArchiveMissingError:
             self._missing.add(day)
             if not said_before:
-                log.info("OKX has not published this archive: REST is asked instead", **about)
+                log.info("Archive not published yet; using REST instead", **about)
         except ArchiveDamagedError as exc:
             self._damaged[day] += 1
-            log.warning("An archive is not believed: REST is asked instead", **about, error=describe(exc))
+            log.warning("Archive is damaged; using REST instead", **about, error=describe(exc))
         except RequestError as exc:
             if not said_before:
-                log.warning("An archive can't be had now: REST is asked instead", **about, error=describe(exc))
+                log.warning("Archive can't be downloaded now; using REST instead", **about, error=describe(exc))
         else:
             in_a_row = day == self._listed_day + timedelta(days=1)
             self.listed = self.listed[0] if in_a_row else archive.first_id, archive.last_id
@@ -2651,7 +2653,9 @@ class ArchiveSource:
         trades, bad = batch
         for trade_id, defect in bad:
             log.warning(
-                "A row of an archive is not believed", instId=self._instrument.inst_id, error=printable(defect, 200)
+                "Invalid row in an archive; its trade is fetched over REST",
+                instId=self._instrument.inst_id,
+                error=printable(defect, 200),
             )
             self._bad_ids.add(trade_id)
         return trades
@@ -2806,7 +2810,7 @@ class RangeFill:
             self._begin_with(first)
         elif not is_gone or int(self._newest()[1]) - int(sequence.ts) <= (ARCHIVE_LATE_DAYS + 1) * 86_400_000:
             if self._services.throttle.may_log(f"history of {self._files.inst_id} waits"):
-                what = "History waits: REST does not reach these trades, and their archive can't be had yet"
+                what = "History waits for an archive: these trades are older than REST reaches"
                 log.info(what, instId=self._files.inst_id, day=str(day))
             return False
         elif not source.is_open and day < last_day:
@@ -2823,7 +2827,9 @@ class RangeFill:
         low = self.sequence.next or 0
         if trade_id is None or trade_id == low:
             log.warning(
-                "A row of REST stays bad: its trade is passed over", instId=self._files.inst_id, error=exc.args[0]
+                "REST keeps sending an invalid row; its trade is skipped (unrepaired)",
+                instId=self._files.inst_id,
+                error=exc.args[0],
             )
             self._store(self.sequence.give_up(low, "unrepaired"))
 
@@ -2852,7 +2858,7 @@ class HistoryProgress:
             over_rest = str(timedelta(seconds=trades // 1000))
             about = {"trades": str(trades), "GB": f"{trades * 250 / 1e9:.2f}", "over_rest": over_rest}
         days = f"{pending[0].after_utc[:10]} to {pending[-1].before_utc[:10]}"
-        log.info(f"History {self._inst_id}: {days} is pending", **about)
+        log.info(f"History {self._inst_id}: {days} to be fetched", **about)
 
     def stored(self, trades: int, upto: int, day: str) -> None:
         """Count stored trades, up to an id; log how far a day is, at most once in LOG_AGAIN_S."""
@@ -3872,7 +3878,7 @@ class Metadata:
                 raise unusable(self._vault.root, exc) from exc
             log.warning("Metadata could not be saved", instId=inst_id, error=describe(exc))
         if instrument.state != "live":
-            log.warning("OKX does not call this instrument live", instId=inst_id, state=instrument.state)
+            log.warning("Instrument is not live on OKX", instId=inst_id, state=instrument.state)
         return instrument
 
 
@@ -4272,7 +4278,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="trades_exporter.py",
         description=f"Record every trade of {' and '.join(INSTRUMENTS)} on OKX into daily files, until Ctrl+C.",
-        epilog="Exit codes: 0 stopped cleanly, or nothing wrong found; 1 something found, or an unexpected error;"
+        epilog="Exit codes: 0 stopped cleanly, or nothing wrong found; 1 something found, no data to check, or an unexpected error;"
         " 2 wrong usage; 3 BUILD_FAIL; 4 the Vault or the log file can't be used.",
         allow_abbrev=False,
     )
@@ -4292,7 +4298,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     rest_help = f"default: {REST_URLS[0]}, and {REST_URLS[1]} where that can't be reached"
     add("--rest-url", type=web, metavar="URL", help=rest_help)
     add("--archive-url", type=web, default=ARCHIVE_URL, metavar="URL", help=f"default: {ARCHIVE_URL}")
-    since_help = "UTC day from which every trade is wanted, as far as OKX has it; now: don't fetch what was missed"
+    since_help = "first UTC day to record, as far back as OKX has it; now: skip what was missed"
     add("--since", type=since_day, metavar="DATE", help=since_help)
     add("--backfill-hours", type=removed_option, help=argparse.SUPPRESS)
     add("--version", action="version", version=f"trades_exporter {VERSION}")
