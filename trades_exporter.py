@@ -2558,6 +2558,7 @@ class ArchiveSource:
     def __init__(self, archives: Archives, instrument: Instrument) -> None:
         self.listed = (-1, -1)  # first and last id of the archive that was opened last
         self.bad_ids: set[int] = set()  # of its rows
+        self.read_id = -1  # its rows up to this id are read
         self._archives = archives
         self._instrument = instrument
         self._archive: Archive | None = None
@@ -2615,7 +2616,7 @@ class ArchiveSource:
             if not said_before:
                 log.warning("An archive can't be had now: REST is asked instead", **about, error=describe(exc))
         else:
-            self.listed, self.bad_ids = (archive.first_id, archive.last_id), set()
+            self.listed, self.bad_ids, self.read_id = (archive.first_id, archive.last_id), set(), -1
             return True
         return False
 
@@ -2633,6 +2634,7 @@ class ArchiveSource:
                 "A row of an archive is not believed", instId=self._instrument.inst_id, error=printable(defect, 200)
             )
             self.bad_ids.add(trade_id)
+        self.read_id = max([*(trade.last for trade in trades[-1:]), *(trade_id for trade_id, _ in bad[-1:])])
         return trades
 
 
@@ -2731,8 +2733,8 @@ class RangeFill:
                 return False
             top = sequence.waiting[-1] if sequence.waiting else None
             sequence.expect(top.last if top else low - 1, top.ts if top else sequence.ts)  # from now on what it lists
-        if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2:
-            return False
+        if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2 and 0 < low < source.read_id:
+            return False  # but it is read past the lowest missing id, whatever REST has fetched behind that
         trades = [trade for trade in source.read() if low <= trade.first < self.end]
         if sequence.last == -1 and (trades := [trade for trade in trades if trade.ts >= self._floor_ts]):
             self._begin_with(trades[0])
