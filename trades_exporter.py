@@ -2565,15 +2565,10 @@ class ArchiveSource:
     """One instrument's archives, read one after the other; remembers which can't be had, and until when."""
 
     def __init__(self, archives: Archives, instrument: Instrument) -> None:
-<<<<<<< HEAD
         self.listed = (-1, -1)  # first and last id that archives of days in a row list, up to the one opened last
+        self.read_id = -1  # rows up to this id are read
         self._bad_ids: set[int] = set()  # of their rows
         self._listed_day = date.min  # of the one opened last
-=======
-        self.listed = (-1, -1)  # first and last id of the archive that was opened last
-        self.bad_ids: set[int] = set()  # of its rows
-        self.read_id = -1  # its rows up to this id are read
->>>>>>> pure
         self._archives = archives
         self._instrument = instrument
         self._archive: Archive | None = None
@@ -2641,14 +2636,10 @@ class ArchiveSource:
             if not said_before:
                 log.warning("Archive can't be downloaded now; using REST instead", **about, error=describe(exc))
         else:
-<<<<<<< HEAD
             in_a_row = day == self._listed_day + timedelta(days=1)
             self.listed = self.listed[0] if in_a_row else archive.first_id, archive.last_id
-            self._listed_day = day
+            self._listed_day, self.read_id = day, -1
             del self._retry_at[day]  # after a failed write it is read again
-=======
-            self.listed, self.bad_ids, self.read_id = (archive.first_id, archive.last_id), set(), -1
->>>>>>> pure
             return True
         return False
 
@@ -2667,12 +2658,8 @@ class ArchiveSource:
                 instId=self._instrument.inst_id,
                 error=printable(defect, 200),
             )
-<<<<<<< HEAD
             self._bad_ids.add(trade_id)
-=======
-            self.bad_ids.add(trade_id)
         self.read_id = max([*(trade.last for trade in trades[-1:]), *(trade_id for trade_id, _ in bad[-1:])])
->>>>>>> pure
         return trades
 
 
@@ -2770,16 +2757,9 @@ class RangeFill:
                 return False
             if day > archive_day(self._end_ts) or not await source.open(day):
                 return False
-<<<<<<< HEAD
             sequence.expect(low - 1, sequence.ts)  # from now on what it lists
-        if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2:
-            return False
-=======
-            top = sequence.waiting[-1] if sequence.waiting else None
-            sequence.expect(top.last if top else low - 1, top.ts if top else sequence.ts)  # from now on what it lists
         if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2 and 0 < low < source.read_id:
             return False  # but it is read past the lowest missing id, whatever REST has fetched behind that
->>>>>>> pure
         trades = [trade for trade in source.read() if low <= trade.first < self.end]
         if sequence.last == -1 and (trades := [trade for trade in trades if trade.ts >= self._floor_ts]):
             self._begin_with(trades[0])
