@@ -395,19 +395,18 @@ RECORD = re.compile(
 # ------------------------------------------------------------------------------------------------------------- dedup
 
 
-class RecentKeys(dict[str, None]):
+class RecentKeys(collections.OrderedDict[str, None]):
     """LRU set of the last DEDUP_KEYS keys `okx:{instId}:{trade_id}` that were stored."""
 
     def add(self, key: str) -> None:
         """Enter the key of a trade that was written; the oldest is evicted."""
         self[key] = None
         if len(self) > DEDUP_KEYS:
-            del self[next(iter(self))]
+            self.popitem(last=False)
 
     def mark_seen(self, key: str) -> None:
         """Make a key the newest again."""
-        del self[key]
-        self[key] = None
+        self.move_to_end(key)
 
 
 # ---------------------------------------------------------------------------------------------------------- sequence
