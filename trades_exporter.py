@@ -4280,8 +4280,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="trades_exporter.py",
         description=f"Record every trade of {' and '.join(INSTRUMENTS)} on OKX into daily files, until Ctrl+C.",
-        epilog="Exit codes: 0 stopped cleanly, or nothing wrong found; 1 something found, no data to check, or an unexpected"
-        " error; 2 wrong usage; 3 BUILD_FAIL; 4 the Vault or the log file can't be used.",
+        epilog="Exit codes: 0 stopped cleanly, or nothing wrong found; 1 something found, no data to check, or an"
+        " unexpected error; 2 wrong usage; 3 BUILD_FAIL; 4 the Vault or the log file can't be used.",
         allow_abbrev=False,
     )
     add_judge, add = parser.add_mutually_exclusive_group().add_argument, parser.add_argument

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_okx import BTC, ETH, REST_LIMITS, FakeOKX, crossing_times
+from fake_okx import BTC, ETH, REST_LIMITS, FakeOKX, Row, crossing_times
 from harness import (
     Exporter,
     assert_vault_equals_ledger,
@@ -156,7 +156,8 @@ def test_killed_again_and_again_it_goes_on_where_the_files_end(
         recorder.start_capture()
         goal = size + chance.randrange(200_000)
         recorder.wait_until(
-            lambda: stored_bytes(recorder.vault) > goal or not recorder.pending(), what="more is stored"
+            lambda goal=goal: stored_bytes(recorder.vault) > goal or not recorder.pending(),  # type: ignore[misc]
+            what="more is stored",
         )
         recorder.kill()
         okx.set_rate(0)
@@ -306,7 +307,8 @@ def test_a_bad_row_costs_its_id_alone(exporter: MakeExporter, make_okx: MakeOKX)
     recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC]}))
     okx.pass_hours(60, trades=2000)
     bad = [okx.ledger[BTC][index].trade_id for index in (300, 301, 450, 1200)]
-    for trade_id, fields in zip(bad, ({"px": "NaN"}, {"sz": 5}, {"side": ""}, {"ts": ""}), strict=True):
+    rows: list[Row] = [{"px": "NaN"}, {"sz": 5}, {"side": ""}, {"ts": ""}]
+    for trade_id, fields in zip(bad, rows, strict=True):
         okx.corrupt(trade_id, fields)
     recorder.start_capture()
     recorder.wait_until_whole()
