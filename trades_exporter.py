@@ -2766,9 +2766,7 @@ class RangeFill:
         sequence, source = self.sequence, self._source
         low, high = next(sequence.missing())
         self._unreached = high
-        if sequence.last == -1 and sequence.waiting:
-            self._begin_with(sequence.waiting[0])
-        elif source.listed[0] < low and high < source.listed[1]:
+        if source.listed[0] < low and high < source.listed[1]:
             bad = min((trade_id for trade_id in source.bad_ids if low <= trade_id <= high), default=high + 1)
             self._store(sequence.give_up(low, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent"))
         else:
@@ -2777,7 +2775,10 @@ class RangeFill:
             if is_old and not source.is_open and source.is_gone(day) and day < archive_day(self._end_ts):
                 source.pass_over(day)
             elif is_old and (source.is_open or source.is_gone(day) or day > archive_day(self._end_ts)):
-                self._store(sequence.give_up(high, "horizon"))
+                if sequence.last == -1 and sequence.waiting:
+                    self._begin_with(sequence.waiting[0])
+                else:
+                    self._store(sequence.give_up(high, "horizon"))
             elif self._services.throttle.may_log(f"history of {self._files.inst_id} waits"):
                 log.info(
                     "History waits: REST does not reach these trades, and their archive can't be had yet",
