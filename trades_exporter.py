@@ -192,7 +192,7 @@ class RequestError(Exception):
 
 def unusable(root: Path, exc: OSError) -> VaultError:
     """Return the error that says what to do about a Vault that can't be written."""
-    return VaultError(f"The Vault {root} can't be used: {exc}. Mend that, or name another one with --vault")
+    return VaultError(f"The Vault {root} can't be used: {exc}. Fix that, or choose another with --vault")
 
 
 def printable(value: object, limit: int = 300) -> str:
@@ -396,19 +396,18 @@ RECORD = re.compile(
 # ------------------------------------------------------------------------------------------------------------- dedup
 
 
-class RecentKeys(dict[str, None]):
+class RecentKeys(collections.OrderedDict[str, None]):
     """LRU set of the last DEDUP_KEYS keys `okx:{instId}:{trade_id}` that were stored."""
 
     def add(self, key: str) -> None:
         """Enter the key of a trade that was written; the oldest is evicted."""
         self[key] = None
         if len(self) > DEDUP_KEYS:
-            del self[next(iter(self))]
+            self.popitem(last=False)
 
     def mark_seen(self, key: str) -> None:
         """Make a key the newest again."""
-        del self[key]
-        self[key] = None
+        self.move_to_end(key)
 
 
 # ---------------------------------------------------------------------------------------------------------- sequence
@@ -476,12 +475,13 @@ def cut_from_gaps(gaps: Iterable[Gap], reasons: set[str], low: Boundary, high: B
 def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
     """Join gaps that have the same reason and overlap or touch; return all by id.
 
-    `start` gaps stay: each says where a record begins.
+    `start` gaps stay: each says where a record begins. So do pending ones that only touch: of the second part may be
+    stored, and the highest stored id inside a pending range is where it goes on.
     """
     out: list[Gap] = []
     for gap in sorted(gaps, key=lambda gap: (gap.reason, gap.first, gap.after_utc, gap.before_id)):
         last = out[-1] if out else None
-        apart = last is None or gap.reason != last.reason or gap.first > last.before_id
+        apart = last is None or gap.reason != last.reason or gap.first > last.before_id - (gap.reason == "pending")
         if last is None or apart or (gap.reason == "start" and gap.before_id != last.before_id):
             out.append(gap)
         elif gap.before_id > last.before_id:
@@ -496,7 +496,7 @@ def ids_fell(trade: Trade, last: int, ts: str) -> BuildFailError:
     """Return the error for a push whose id is not above the stored `last` of the time `ts` (ms), as those before it."""
     return BuildFailError(
         f"Trade ids fell: OKX sends {trade.inst_id} {trade.last} of {utc(trade.ts)}, but {last} of {utc(ts)} is stored."
-        " Either OKX counts anew: start with another --vault. Or the last line of the newest file is damaged: mend it"
+        " Either OKX counts anew: start with another --vault. Or the last line of the newest file is damaged: fix it"
     )
 
 
@@ -568,8 +568,9 @@ class Sequence:
             raise ids_fell(trade, self.last, self.ts)
 
     def expect(self, last: int, ts: str) -> None:
-        """Declare that the ids up to `last`, of the time `ts` (ms), are wanted, and none above."""
+        """Declare that the ids up to `last`, of the time `ts` (ms), are wanted, and none above: those don't wait."""
         self.seen, self.seen_ts = last, ts
+        self.waiting = [trade for trade in self.waiting if trade.last <= last]
 
     def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
         """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest."""
@@ -1079,7 +1080,7 @@ class Vault:
             if not (self.root / "raw").is_dir():
                 raise FileNotFoundError(f"the Vault {self.root} is gone") from exc
         raise VaultError(
-            f"{self._lock_path} was removed or replaced while this exporter held it: stopping, or two would write"
+            f"{self._lock_path} was removed or replaced: stopping, so that no second exporter writes the same trades"
         )
 
     @staticmethod
@@ -1198,7 +1199,7 @@ class TradeFiles:
             return [line for _, _, line in numbered]
         lines = cut_torn_end(path, TAIL_BYTES if newest else LAST_LINE_BYTES, sync=matters).splitlines(keepends=True)
         if matters and lines and not RECORD.fullmatch(lines[-1]):
-            raise VaultError(f"{path} does not end in a record; mend it, or move it away, and start again")
+            raise VaultError(f"{path} does not end in a record; fix it, or move it away, and start again")
         return lines
 
     def stored(self, day: str, trade: Trade) -> None:
@@ -1424,7 +1425,7 @@ class Outage:
         self._failed.add(what)
         if self._throttle.may_log(what):
             lasts = monotonic() - self._began_at
-            since = f" For {timedelta(seconds=round(lasts))} by now." if lasts >= 1 else ""
+            since = f" Down for {timedelta(seconds=round(lasts))}." if lasts >= 1 else ""
             log.warning(f"{reason}.{since} Next try in {delay_s:.1f} s")
 
     def works(self, what: str) -> None:
@@ -1649,7 +1650,7 @@ class ExchangeClock:
                 f"Invalid trade field: ts='{trade.ts}' ({utc(trade.ts)}) is more than a day ahead of this PC's clock"
                 f" and of OKX's, in trade {trade.trade_id} of {trade.inst_id}"
             )
-        log.warning("This PC's clock is wrong: OKX's is far ahead", okx=utc(f"{okx:013}"), pc=utc(f"{pc:013}"))
+        log.warning("This PC's clock is over a day slow; please set it", okx=utc(f"{okx:013}"), pc=utc(f"{pc:013}"))
 
     def hold(self, trade: Trade, take: Callable[[Trade], None]) -> None:
         """Hold a push whose time is not allowed until OKX was asked, then `take` it; too many are dropped."""
@@ -2069,14 +2070,19 @@ class AwakeClock:
     """A clock, s, that stands still while the PC sleeps: a sleep looks like one long pause here."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self._time = 0.0  # at the last tick
+        self._ticked_at = monotonic()
+
+    @property
+    def now(self) -> float:
+        """Return the time, s."""
+        return self._time + min(monotonic() - self._ticked_at, 4 * WATCH_S)
 
     async def run(self) -> None:
         """Let the clock go on, for ever."""
         while True:
-            before = monotonic()
             await asyncio.sleep(WATCH_S)
-            self.now += min(monotonic() - before, 4 * WATCH_S)
+            self._time, self._ticked_at = self.now, monotonic()
 
 
 class DayListener(Protocol):
@@ -2389,7 +2395,9 @@ class LiveRepair:
     @staticmethod
     def _refuse(trade_id: int | None, exc: BuildFailError) -> None:
         what = "a trade" if trade_id is None else f"trade {trade_id}"
-        raise BuildFailError(f"{exc.args[0]} (REST keeps sending {what} so; one start with --since now passes over it)")
+        raise BuildFailError(
+            f"{exc.args[0]} (REST keeps sending {what} like this; start once with --since now to skip it)"
+        )
 
 
 class Recorder:
@@ -2556,9 +2564,10 @@ class ArchiveSource:
     """One instrument's archives, read one after the other; remembers which can't be had, and until when."""
 
     def __init__(self, archives: Archives, instrument: Instrument) -> None:
-        self.listed = (-1, -1)  # first and last id of the archive that was opened last
-        self.bad_ids: set[int] = set()  # of its rows
-        self.read_id = -1  # its rows up to this id are read
+        self.listed = (-1, -1)  # first and last id that archives of days in a row list, up to the one opened last
+        self.read_id = -1  # rows up to this id are read
+        self._bad_ids: set[int] = set()  # of their rows
+        self._listed_day = date.min  # of the one opened last
         self._archives = archives
         self._instrument = instrument
         self._archive: Archive | None = None
@@ -2575,7 +2584,9 @@ class ArchiveSource:
     def begin_range(self) -> None:
         """Forget what was read: another range of ids is wanted."""
         self.close()
-        self._read_upto = date.min
+        self._read_upto = self._listed_day = date.min
+        self.listed = (-1, -1)
+        self._bad_ids.clear()
 
     def close(self) -> None:
         """Let go of the archive that is being read."""
@@ -2590,6 +2601,14 @@ class ArchiveSource:
     def is_gone(self, day: date) -> bool:
         """Tell whether OKX does not have this archive, or has only a damaged one."""
         return day in self._missing or self._damaged[day] > 1
+
+    def lists_around(self, low: int, high: int) -> bool:
+        """Tell whether what was opened lists ids on both sides of these."""
+        return self.listed[0] < low and high < self.listed[1]
+
+    def first_bad(self, low: int, high: int) -> int:
+        """Return the lowest of these ids of which there is a bad row, or else the one behind them."""
+        return min((trade_id for trade_id in self._bad_ids if low <= trade_id <= high), default=high + 1)
 
     def pass_over(self, day: date) -> None:
         """Go on with the archive of the next day."""
@@ -2608,15 +2627,18 @@ class ArchiveSource:
         except ArchiveMissingError:
             self._missing.add(day)
             if not said_before:
-                log.info("OKX has not published this archive: REST is asked instead", **about)
+                log.info("Archive not published yet; using REST instead", **about)
         except ArchiveDamagedError as exc:
             self._damaged[day] += 1
-            log.warning("An archive is not believed: REST is asked instead", **about, error=describe(exc))
+            log.warning("Archive is damaged; using REST instead", **about, error=describe(exc))
         except RequestError as exc:
             if not said_before:
-                log.warning("An archive can't be had now: REST is asked instead", **about, error=describe(exc))
+                log.warning("Archive can't be downloaded now; using REST instead", **about, error=describe(exc))
         else:
-            self.listed, self.bad_ids, self.read_id = (archive.first_id, archive.last_id), set(), -1
+            in_a_row = day == self._listed_day + timedelta(days=1)
+            self.listed = self.listed[0] if in_a_row else archive.first_id, archive.last_id
+            self._listed_day, self.read_id = day, -1
+            del self._retry_at[day]  # after a failed write it is read again
             return True
         return False
 
@@ -2631,21 +2653,23 @@ class ArchiveSource:
         trades, bad = batch
         for trade_id, defect in bad:
             log.warning(
-                "A row of an archive is not believed", instId=self._instrument.inst_id, error=printable(defect, 200)
+                "Invalid row in an archive; its trade is fetched over REST",
+                instId=self._instrument.inst_id,
+                error=printable(defect, 200),
             )
-            self.bad_ids.add(trade_id)
+            self._bad_ids.add(trade_id)
         self.read_id = max([*(trade.last for trade in trades[-1:]), *(trade_id for trade_id, _ in bad[-1:])])
         return trades
 
 
-async def is_out_of_reach(rest: Rest, inst_id: str, low: int, newest: int) -> bool:
-    """Ask REST whether it shows any id below `low`: ABSENT_ANSWERS over ABSENT_S that do not are believed.
+async def is_out_of_reach(rest: Rest, inst_id: str, upto: int, newest: int) -> bool:
+    """Ask REST whether it shows any id below `upto`: ABSENT_ANSWERS over ABSENT_S that do not are believed.
 
     Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
     """
     for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
-        rows = parse_rows(inst_id, await rest.history(inst_id, max(low, 1)))[0]
-        if any(row.last < low for row in rows) or not await rest.history(inst_id, newest + 1):
+        rows = parse_rows(inst_id, await rest.history(inst_id, max(upto, 1)))[0]
+        if any(row.last < upto for row in rows) or not await rest.history(inst_id, newest + 1):
             return False
         await asyncio.sleep(pause)
     return True
@@ -2678,7 +2702,7 @@ class RangeFill:
         self._end_ts = milliseconds(gap.before_utc) or newest()[1]
         self._floor_ts = milliseconds(gap.after_utc)  # where the range has no lower id: what is older is not wanted
         self._backfill = Backfill(files.inst_id, services, self.sequence, store, self._pass_over, late_s=0.0)
-        self._unreached = -1  # REST does not reach ids up to this
+        self._unreached = -1  # REST shows nothing below this id
         self._stalled = (-1, 0.0)  # the lowest missing id, and since when it is that
 
     @property
@@ -2699,18 +2723,19 @@ class RangeFill:
             self.sequence.restart(edge.trade_id, milliseconds(edge.time_utc) or self._end_ts)
             return
         self.sequence.restart(-1, self._floor_ts)
-        start = await DayStartSearch(self._files.inst_id, self._services.rest, utc_day(self._floor_ts)).find(
-            self._newest()[0]
-        )
+        search = DayStartSearch(self._files.inst_id, self._services.rest, utc_day(self._floor_ts))
+        start = await search.find(max(self._newest()[0], self.end))  # there may have been no push yet
         if start.before and start.first:
             self._begin_with(start.first)
 
     async def step(self) -> None:
-        """Take one batch of an archive, or one round of REST's pages."""
+        """Take one batch of an archive, or one round of REST's pages, and decide about what neither of them has."""
         if await self._take_archive():
             await asyncio.sleep(0)  # live trades first
         else:
             await self._take_pages()
+        while (hole := next(self.sequence.missing(), None)) and hole[1] < self._unreached and self._pass_hole(*hole):
+            pass
 
     def _begin_with(self, trade: Trade) -> None:
         """Let the range, whose lower edge was not known, begin with this trade."""
@@ -2727,12 +2752,11 @@ class RangeFill:
         low = sequence.next or 0
         if not source.is_open:
             day = source.next_day(sequence.ts)
-            if low > self._unreached and (self.end - low <= ARCHIVE_IDS or sequence.waiting):
+            if low >= self._unreached and (self.end - low <= ARCHIVE_IDS or sequence.waiting):
                 return False
             if day > archive_day(self._end_ts) or not await source.open(day):
                 return False
-            top = sequence.waiting[-1] if sequence.waiting else None
-            sequence.expect(top.last if top else low - 1, top.ts if top else sequence.ts)  # from now on what it lists
+            sequence.expect(low - 1, sequence.ts)  # from now on what it lists
         if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2 and 0 < low < source.read_id:
             return False  # but it is read past the lowest missing id, whatever REST has fetched behind that
         trades = [trade for trade in source.read() if low <= trade.first < self.end]
@@ -2743,10 +2767,11 @@ class RangeFill:
 
     async def _take_pages(self) -> None:
         """Ask REST for what is missing, and find out where it does not reach."""
-        sequence = self.sequence
-        if not self._source.is_open:
-            sequence.expect(self.end - 1, self._end_ts)
+        sequence, source = self.sequence, self._source
         low = sequence.next or 0
+        if not source.is_open:  # only what archives left out, where that is missing
+            upto = source.listed[1] if low < source.listed[1] else self.end - 1
+            sequence.expect(min(upto, self.end - 1), self._end_ts)
         if low != self._stalled[0]:
             self._stalled = (low, monotonic())
         pages = self._backfill.repair.next_pages(monotonic())
@@ -2757,41 +2782,55 @@ class RangeFill:
                 async with asyncio.timeout(ARCHIVE_RETRY_S):
                     await self._backfill.ask(pages, lambda: not self.done)
         if low == sequence.next and monotonic() - self._stalled[1] > ABSENT_S:
+            await self._find_reach()
             self._stalled = (low, monotonic())
-            if await is_out_of_reach(self._services.rest, self._files.inst_id, low, self._newest()[0]):
-                self._do_without_rest()
 
-    def _do_without_rest(self) -> None:
-        """Decide about the lowest missing ids, which REST does not reach."""
+    async def _find_reach(self) -> None:
+        """Find out whether REST reaches what is missing: all of the range, all that archives list, the lowest hole."""
+        hole = next(self.sequence.missing(), None)
+        if hole is None or hole[1] < self._unreached:
+            return
+        for upto in (self.end, self._source.listed[1], hole[1] + 1):
+            if hole[1] < upto and await is_out_of_reach(
+                self._services.rest, self._files.inst_id, upto, self._newest()[0]
+            ):
+                self._unreached = upto
+                return
+
+    def _pass_hole(self, low: int, high: int) -> bool:
+        """Decide about the lowest missing ids, which REST does not reach; return False where that takes an archive."""
         sequence, source = self.sequence, self._source
-        low, high = next(sequence.missing())
-        self._unreached = high
-        if source.listed[0] < low and high < source.listed[1]:
-            bad = min((trade_id for trade_id in source.bad_ids if low <= trade_id <= high), default=high + 1)
+        if source.lists_around(low, high):
+            bad = source.first_bad(low, high)
             self._store(sequence.give_up(low, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent"))
+            return True
+        day, last_day = source.next_day(sequence.ts), archive_day(self._end_ts)
+        is_gone = source.is_open or source.is_gone(day) or day > last_day
+        first = sequence.waiting[0] if sequence.waiting and sequence.last == -1 else None
+        if is_gone and first and utc_day(first.ts) == utc_day(self._floor_ts):
+            self._begin_with(first)
+        elif not is_gone or int(self._newest()[1]) - int(sequence.ts) <= (ARCHIVE_LATE_DAYS + 1) * 86_400_000:
+            if self._services.throttle.may_log(f"history of {self._files.inst_id} waits"):
+                what = "History waits for an archive: these trades are older than REST reaches"
+                log.info(what, instId=self._files.inst_id, day=str(day))
+            return False
+        elif not source.is_open and day < last_day:
+            source.pass_over(day)
+            return False
+        elif first:
+            self._begin_with(first)
         else:
-            day = source.next_day(sequence.ts)
-            is_old = int(self._newest()[1]) - int(sequence.ts) > (ARCHIVE_LATE_DAYS + 1) * 86_400_000
-            if is_old and not source.is_open and source.is_gone(day) and day < archive_day(self._end_ts):
-                source.pass_over(day)
-            elif is_old and (source.is_open or source.is_gone(day) or day > archive_day(self._end_ts)):
-                if sequence.last == -1 and sequence.waiting:
-                    self._begin_with(sequence.waiting[0])
-                else:
-                    self._store(sequence.give_up(high, "horizon"))
-            elif self._services.throttle.may_log(f"history of {self._files.inst_id} waits"):
-                log.info(
-                    "History waits: REST does not reach these trades, and their archive can't be had yet",
-                    instId=self._files.inst_id,
-                    day=str(day),
-                )
+            self._store(sequence.give_up(high, "horizon"))
+        return True
 
     def _pass_over(self, trade_id: int | None, exc: BuildFailError) -> None:
         """Give up an id whose row stays bad, when it is the lowest that is missing."""
         low = self.sequence.next or 0
         if trade_id is None or trade_id == low:
             log.warning(
-                "A row of REST stays bad: its trade is passed over", instId=self._files.inst_id, error=exc.args[0]
+                "REST keeps sending an invalid row; its trade is skipped (unrepaired)",
+                instId=self._files.inst_id,
+                error=exc.args[0],
             )
             self._store(self.sequence.give_up(low, "unrepaired"))
 
@@ -2820,7 +2859,7 @@ class HistoryProgress:
             over_rest = str(timedelta(seconds=trades // 1000))
             about = {"trades": str(trades), "GB": f"{trades * 250 / 1e9:.2f}", "over_rest": over_rest}
         days = f"{pending[0].after_utc[:10]} to {pending[-1].before_utc[:10]}"
-        log.info(f"History {self._inst_id}: {days} is pending", **about)
+        log.info(f"History {self._inst_id}: {days} to be fetched", **about)
 
     def stored(self, trades: int, upto: int, day: str) -> None:
         """Count stored trades, up to an id; log how far a day is, at most once in LOG_AGAIN_S."""
@@ -2992,7 +3031,8 @@ class History:
         self.writer.close_file()
         if not self._day or self._fill is None:
             return
-        self._clear(self._files.end_of(self._day))
+        next_day = date.fromisoformat(self._day) + timedelta(days=1)
+        self._clear(Boundary(self._files.end_of(self._day).trade_id, f"{next_day}T00:00:00.000Z"))
         self._services.days.day_filled(self._inst_id, self._day)
         self.progress.end_day(self._day)
 
@@ -3072,7 +3112,6 @@ def print_report(*lines: str) -> None:
     except OSError as exc:
         if exc.errno not in {errno.EPIPE, errno.EINVAL}:  # the second is what Windows says of a closed pipe
             log.error(f"The report can't be written: {describe(exc)}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or else the buffer fails again at exit
         raise SystemExit(1) from None
 
 
@@ -3083,7 +3122,7 @@ def show_progress(text: str) -> None:
             print(f"\r{text:<60}\r{text}", end="", file=sys.stderr, flush=True)
 
 
-def counted(number: int, noun: str) -> str:
+def number_of(number: int, noun: str) -> str:
     """Return a number with its noun: 1 problem, 2 problems."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
@@ -3355,10 +3394,10 @@ def missing_in_words(gaps: dict[str, list[Gap]]) -> tuple[list[str], list[str]]:
     lines = [f"Missing: {text}" for text in shortened(holes)] + [f"Pending: {text}" for text in shortened(awaited)]
     for inst_id, recorded in gaps.items():
         if absent := count_ids(gap for gap in recorded if gap.reason == "absent"):
-            lines.append(f"Not missing: {inst_id}, {counted(absent, 'id')} that OKX never used (absent)")
+            lines.append(f"Not missing: {inst_id}, {number_of(absent, 'id')} that OKX never used (absent)")
     days = pending_days(itertools.chain(*pending.values()))
-    parts = [f"{counted(len(holes), 'range')} missing"] if holes else []
-    return lines, parts + ([f"{counted(len(days), 'day')} still to come (pending)"] if awaited else [])
+    parts = [f"{number_of(len(holes), 'range')} missing"] if holes else []
+    return lines, parts + ([f"{number_of(len(days), 'day')} still to come (pending)"] if awaited else [])
 
 
 TABLE = "{:<16} {:<10} {:>9}  {:<13} {:<13} {:>12} {:>12} {:>16} {:>16} {:>4} {:>8}  {}"
@@ -3383,7 +3422,7 @@ def table_row(check: DayCheck, gaps: list[Gap]) -> str:
 
 def verify(vault: Vault) -> int:
     """Check the format of every stored line, print a table, what is missing and a verdict; return the exit code."""
-    report, problems = [TABLE_HEAD], Problems()
+    output, problems = [TABLE_HEAD], Problems()
     with reading(vault):
         checks: dict[str, list[DayCheck]] = {inst_id: [] for inst_id in vault.instruments()}
         jobs = [(inst_id, day, paths) for inst_id in checks for day, paths in vault.days(inst_id).items()]
@@ -3392,18 +3431,18 @@ def verify(vault: Vault) -> int:
         gaps = {inst_id: list(dict.fromkeys(vault.gaps(inst_id))) for inst_id in checks}
         for inst_id, days in checks.items():
             check_seams(days)
-            report += [table_row(day, gaps[inst_id]) for day in days]
+            output += [table_row(day, gaps[inst_id]) for day in days]
             for day in days:
                 problems.merge(day.problems)
             problems.merge(check_metadata(vault, inst_id, next((day.last for day in reversed(days) if day.last), None)))
     for kind, places in problems.places.items():
-        report += ["", f"{problems.counts[kind]} x {kind}", *(f"  {place}" for place in places)]
+        output += ["", f"{problems.counts[kind]} x {kind}", *(f"  {place}" for place in places)]
     lines = sum(day.lines for days in checks.values() for day in days)
     total = problems.counts.total()
-    verdict = counted(total, "problem") if total else "no problem found" if lines else "no data to check"
+    verdict = number_of(total, "problem") if total else "no problem found" if lines else "no data to check"
     missing, parts = missing_in_words(gaps)
-    last = f"{counted(lines, 'line')} in {counted(len(jobs), 'day file')}: {', '.join([verdict, *parts])}"
-    print_report(*report, "", *missing, last)
+    last = f"{number_of(lines, 'line')} in {number_of(len(jobs), 'day file')}: {', '.join([verdict, *parts])}"
+    print_report(*output, "", *missing, last)
     return 1 if total or not lines else 0
 
 
@@ -3841,7 +3880,7 @@ class Metadata:
                 raise unusable(self._vault.root, exc) from exc
             log.warning("Metadata could not be saved", instId=inst_id, error=describe(exc))
         if instrument.state != "live":
-            log.warning("OKX does not call this instrument live", instId=inst_id, state=instrument.state)
+            log.warning("Instrument is not live on OKX", instId=inst_id, state=instrument.state)
         return instrument
 
 
@@ -4241,8 +4280,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="trades_exporter.py",
         description=f"Record every trade of {' and '.join(INSTRUMENTS)} on OKX into daily files, until Ctrl+C.",
-        epilog="Exit codes: 0 stopped cleanly, or nothing wrong found; 1 something found, or an unexpected error;"
-        " 2 wrong usage; 3 BUILD_FAIL; 4 the Vault or the log file can't be used.",
+        epilog="Exit codes: 0 stopped cleanly, or nothing wrong found; 1 something found, no data to check, or an"
+        " unexpected error; 2 wrong usage; 3 BUILD_FAIL; 4 the Vault or the log file can't be used.",
         allow_abbrev=False,
     )
     add_judge, add = parser.add_mutually_exclusive_group().add_argument, parser.add_argument
@@ -4261,7 +4300,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     rest_help = f"default: {REST_URLS[0]}, and {REST_URLS[1]} where that can't be reached"
     add("--rest-url", type=web, metavar="URL", help=rest_help)
     add("--archive-url", type=web, default=ARCHIVE_URL, metavar="URL", help=f"default: {ARCHIVE_URL}")
-    since_help = "UTC day from which every trade is wanted, as far as OKX has it; now: don't fetch what was missed"
+    since_help = "first UTC day to record, as far back as OKX has it; now: skip what was missed"
     add("--since", type=since_day, metavar="DATE", help=since_help)
     add("--backfill-hours", type=removed_option, help=argparse.SUPPRESS)
     add("--version", action="version", version=f"trades_exporter {VERSION}")

@@ -7,17 +7,7 @@ from pathlib import Path
 import pytest
 
 from fake_okx import ABSENT, BTC, ETH, FakeOKX, Push, push_payload, push_row, utc_ms
-from harness import (
-    Exporter,
-    MakeExporter,
-    MakeOKX,
-    assert_vault_equals_ledger,
-    day_files,
-    finish,
-    last_stored_id,
-    read_vault,
-    stored_ids,
-)
+from harness import MakeExporter, MakeOKX, assert_vault_equals_ledger, day_files, finish, last_stored_id, stored_ids
 from trades_exporter import main
 
 ONLY_BTC = {"INSTRUMENTS": [BTC]}
@@ -61,19 +51,6 @@ def test_a_record_is_the_line_that_the_contract_shows(make_okx: MakeOKX, exporte
         b'"symbol_canon":"BTC/USDT","trade_id":"1234567890","side":"buy","price":"101250.5","qty_contracts":"45",'
         b'"ctVal":"0.01","ctMult":"1","ctType":"linear"}\n'
     )
-
-
-def test_a_trade_of_last_night_that_comes_after_midnight_goes_to_its_own_day(
-    okx: FakeOKX, exporter: MakeExporter
-) -> None:
-    one = exporter(okx).start_capture()
-    for stamp in ("2026-11-21T23:59:59.800Z", "2026-11-22T00:00:00.050Z", "2026-11-21T23:59:59.900Z"):
-        okx.trade(count=1, ts=utc_ms(stamp))
-    okx.trade(count=1, ts=utc_ms("2026-11-22T00:00:00.100Z"))
-    one.wait_until(lambda: len(stored_ids(one.vault)) == 4, what="four trades stored")
-    first = okx.ledger[BTC][0].trade_id
-    by_day = {path.name[:10]: re.findall(r'"trade_id":"(\d+)"', path.read_text()) for path in day_files(one.vault, BTC)}
-    assert by_day == {"2026-11-21": [str(first), str(first + 2)], "2026-11-22": [str(first + 1), str(first + 3)]}
 
 
 def test_a_trade_can_be_read_from_the_file_at_once(okx: FakeOKX, exporter: MakeExporter) -> None:

@@ -97,7 +97,8 @@ def test_merged_gaps_cover_the_same_ids_each_reason_once_and_in_order(gaps: list
     assert [gap.first for gap in merged] == sorted(gap.first for gap in merged)
     for reason in REASONS[1:]:
         ranges = [ids_of(gap) for gap in merged if gap.reason == reason]
-        assert all(one.stop < other.start for one, other in pairwise(ranges)), "with stored ids between them"
+        may_touch = reason == "pending"
+        assert all(one.stop < other.start + may_touch for one, other in pairwise(ranges)), "with ids between them"
     begins = [{gap.before_id for gap in some if gap.reason == "start"} for some in (gaps, merged)]
     assert begins[0] == begins[1], "each says where a record begins"
     assert merge_gaps(merged) == merged

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_okx import BTC, ETH, REST_LIMITS, FakeOKX, crossing_times
+from fake_okx import BTC, ETH, REST_LIMITS, FakeOKX, Row, crossing_times
 from harness import (
     Exporter,
     assert_vault_equals_ledger,
@@ -18,7 +18,6 @@ from harness import (
     read_gaps,
     read_vault,
     to_utc,
-    wait_for,
 )
 
 MakeExporter = Callable[..., Exporter]
@@ -157,8 +156,9 @@ def test_killed_again_and_again_it_goes_on_where_the_files_end(
         recorder.start_capture()
         goal = size + chance.randrange(200_000)
         recorder.wait_until(
-            lambda: stored_bytes(recorder.vault) > goal or not recorder.pending(), what="more is stored"
-        )  # noqa: B023 - at once
+            lambda goal=goal: stored_bytes(recorder.vault) > goal or not recorder.pending(),  # type: ignore[misc]
+            what="more is stored",
+        )
         recorder.kill()
         okx.set_rate(0)
         for inst_id in okx.markets:
@@ -307,7 +307,8 @@ def test_a_bad_row_costs_its_id_alone(exporter: MakeExporter, make_okx: MakeOKX)
     recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC]}))
     okx.pass_hours(60, trades=2000)
     bad = [okx.ledger[BTC][index].trade_id for index in (300, 301, 450, 1200)]
-    for trade_id, fields in zip(bad, ({"px": "NaN"}, {"sz": 5}, {"side": ""}, {"ts": ""}), strict=True):
+    rows: list[Row] = [{"px": "NaN"}, {"sz": 5}, {"side": ""}, {"ts": ""}]
+    for trade_id, fields in zip(bad, rows, strict=True):
         okx.corrupt(trade_id, fields)
     recorder.start_capture()
     recorder.wait_until_whole()
@@ -416,7 +417,7 @@ def test_an_archive_that_comes_late_is_read_however_much_rest_has_fetched_behind
     recorder = stopped_at(okx, exporter(okx, settings=settings))
     okx.pass_hours(58, trades=6000)
     recorder.start()
-    recorder.wait_for_log("History waits: REST does not reach these trades")
+    recorder.wait_for_log("History waits for an archive")
     okx.faults.archive = {}
     recorder.wait_until(lambda: recorder.log_since_start.count("History complete") == 2, what="the past is whole")
     finish(okx, recorder)
@@ -435,7 +436,7 @@ def test_since_a_day_that_rest_does_not_reach_waits_for_its_archive(exporter: Ma
     for inst_id in okx.markets:
         okx.trade(inst_id)
     recorder.wait_for_log("An archive can't be had now", times=2)
-    recorder.wait_for_log("History waits: REST does not reach these trades")
+    recorder.wait_for_log("History waits for an archive")
     okx.faults.archive = {}
     recorder.wait_until(lambda: recorder.log_since_start.count("History complete") == 2, what="the past is whole")
     finish(okx, recorder)
