@@ -7,17 +7,7 @@ from pathlib import Path
 import pytest
 
 from fake_okx import ABSENT, BTC, ETH, FakeOKX, Push, push_payload, push_row, utc_ms
-from harness import (
-    Exporter,
-    MakeExporter,
-    MakeOKX,
-    assert_vault_equals_ledger,
-    day_files,
-    finish,
-    last_stored_id,
-    read_vault,
-    stored_ids,
-)
+from harness import MakeExporter, MakeOKX, assert_vault_equals_ledger, day_files, finish, last_stored_id, stored_ids
 from trades_exporter import main
 
 ONLY_BTC = {"INSTRUMENTS": [BTC]}

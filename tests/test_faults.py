@@ -19,7 +19,6 @@ from harness import (
     Exporter,
     MakeExporter,
     MakeOKX,
-    assert_vault_equals_ledger,
     day_files,
     finish,
     last_stored_id,

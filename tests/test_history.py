@@ -18,7 +18,6 @@ from harness import (
     read_gaps,
     read_vault,
     to_utc,
-    wait_for,
 )
 
 MakeExporter = Callable[..., Exporter]
@@ -158,7 +157,7 @@ def test_killed_again_and_again_it_goes_on_where_the_files_end(
         goal = size + chance.randrange(200_000)
         recorder.wait_until(
             lambda: stored_bytes(recorder.vault) > goal or not recorder.pending(), what="more is stored"
-        )  # noqa: B023 - at once
+        )
         recorder.kill()
         okx.set_rate(0)
         for inst_id in okx.markets:
