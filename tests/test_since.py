@@ -9,6 +9,7 @@ import pytest
 from fake_okx import ARCHIVE_FAULTS, BTC, ETH, REST_LIMITS, FakeOKX
 from harness import (
     Exporter,
+    assert_judges_content,
     assert_vault_equals_ledger,
     assert_whole,
     day_files,
@@ -97,7 +98,8 @@ def test_four_days_back_with_an_empty_vault(exporter: MakeExporter, old_okx: Mak
     assert len(archives_asked_for(okx)) == asked
     assert first == {read_gaps(recorder.vault)[0]["before_id"]}
     assert first == {str(next(t.trade_id for t in okx.ledger[BTC] if to_utc(t.ts) > "2026-11-17"))}
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
+    assert_judges_content(recorder)
 
 
 def test_every_fault_of_an_archive_costs_requests_and_no_trade(exporter: MakeExporter, old_okx: MakeOKX) -> None:
@@ -166,7 +168,7 @@ def test_what_okx_no_longer_has_is_horizon(exporter: MakeExporter, old_okx: Make
     recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-07"])
     recorder.start().wait_for_log("History complete")
     assert recorder.stop() == 0
-    assert_whole(recorder, okx, reasons=("horizon",))
+    assert_whole(recorder.vault, okx, reasons=("horizon",))
     horizons = [(gap["after_utc"][:10], gap["before_utc"][:13]) for gap in read_gaps(recorder.vault)]
     assert horizons == [("2026-11-07", "2026-11-08T16"), ("2026-11-09", "2026-11-10T16")]
     recorder.start_capture()
@@ -189,7 +191,7 @@ def test_a_young_archive_is_waited_for(exporter: MakeExporter, old_okx: MakeOKX,
     assert [gap["reason"] for gap in read_gaps(recorder.vault)][-1] == "pending"
     okx.faults.archive = {}
     finish(okx, recorder)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 def test_kills_with_torn_ends_in_the_midst_of_archives(exporter: MakeExporter, old_okx: MakeOKX) -> None:
@@ -224,7 +226,8 @@ def test_kills_with_torn_ends_in_the_midst_of_archives(exporter: MakeExporter, o
     okx.faults.archive_often = {}
     recorder.start_capture()
     finish(okx, recorder)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
+    assert_judges_content(recorder)
     files = {path.name for path in recorder.vault.rglob("*") if path.is_file()}
     days = {f"2026-11-{day}.jsonl" for day in range(17, 22)}
     assert files - days == {"exporter.lock", *(f"{i}.{end}" for i in (BTC, ETH) for end in ("json", "jsonl"))}
@@ -294,7 +297,7 @@ def test_an_earlier_date_while_the_first_is_pending(
     finish(okx, recorder)
     assert days_stored(recorder) == [16, 17, 18, 19, 20, 21]
     assert [gap["reason"] for gap in read_gaps(recorder.vault)] == ["start"] * (1 if empty else 2)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 def test_since_today(exporter: MakeExporter, old_okx: MakeOKX) -> None:
@@ -307,7 +310,7 @@ def test_since_today(exporter: MakeExporter, old_okx: MakeOKX) -> None:
     assert days_stored(recorder) == [21]
     first = next(trade.trade_id for trade in okx.ledger[BTC] if to_utc(trade.ts) > "2026-11-21")
     assert read_vault(recorder.vault)[0]["trade_id"] == str(first)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 def test_since_a_day_before_the_exchange_has_anything(exporter: MakeExporter, old_okx: MakeOKX) -> None:
@@ -317,7 +320,7 @@ def test_since_a_day_before_the_exchange_has_anything(exporter: MakeExporter, ol
     recorder.start_capture()
     finish(okx, recorder)
     assert days_stored(recorder) == [19, 20, 21]
-    assert_whole(recorder, okx, reasons=("start", "horizon"))
+    assert_whole(recorder.vault, okx, reasons=("start", "horizon"))
     [gap] = read_gaps(recorder.vault)
     assert gap["before_id"] == str(okx.ledger[BTC][0].trade_id)
 
@@ -335,7 +338,7 @@ def test_since_now_leaves_a_pause_alone_and_pending_ranges_on_record(exporter: M
     recorder.args, recorder.settings = ["--since", "now"], SETTINGS
     recorder.start_capture()
     finish(okx, recorder)
-    assert_whole(recorder, okx, reasons=("start", "horizon"))
+    assert_whole(recorder.vault, okx, reasons=("start", "horizon"))
     [gap] = [gap for gap in read_gaps(recorder.vault) if gap["reason"] == "horizon"]
     assert int(gap["before_id"]) - int(gap["after_id"]) > 450
     assert days_stored(recorder) == [21, 22, 23, 24]
@@ -362,4 +365,4 @@ def test_killed_before_the_first_line_while_the_lower_edge_is_not_known(
     recorder.wait_until(lambda: not recorder.pending())
     finish(okx, recorder)
     assert days_stored(recorder) == [19, 20, 21]
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
