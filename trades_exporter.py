@@ -192,7 +192,7 @@ class RequestError(Exception):
 
 def unusable(root: Path, exc: OSError) -> VaultError:
     """Return the error that says what to do about a Vault that can't be written."""
-    return VaultError(f"The Vault {root} can't be used: {exc}. Mend that, or name another one with --vault")
+    return VaultError(f"The Vault {root} can't be used: {exc}. Fix that, or choose another with --vault")
 
 
 def printable(value: object, limit: int = 300) -> str:
@@ -222,6 +222,13 @@ CONTRACT = {"ctVal": DECIMAL, "ctMult": DECIMAL, "ctType": "[A-Za-z]+"}  # field
 ANY_DECIMALS = 18  # where OKX does not say how fine prices or sizes are
 
 
+def decimals_of(step: object) -> int:
+    """Return how many decimals multiples of a step such as "0.01" have; ANY_DECIMALS where it is no such step."""
+    if not isinstance(step, str) or not re.fullmatch(DECIMAL, step):
+        return ANY_DECIMALS
+    return len(step.partition(".")[2].rstrip("0"))
+
+
 class Instrument(NamedTuple):
     """What the exporter knows of a contract, in OKX's own characters (GET /api/v5/public/instruments)."""
 
@@ -243,13 +250,6 @@ class Instrument(NamedTuple):
             raise BuildFailError(f"Missing required metadata fields: {', '.join(missing)} of {inst_id}")
         decimals = (decimals_of(fields.get("tickSz")), decimals_of(fields.get("lotSz")))
         return cls(inst_id, tuple(values), printable(fields.get("state")), *decimals)
-
-
-def decimals_of(step: object) -> int:
-    """Return how many decimals multiples of a step such as "0.01" have; ANY_DECIMALS where it is no such step."""
-    if not isinstance(step, str) or not re.fullmatch(DECIMAL, step):
-        return ANY_DECIMALS
-    return len(step.partition(".")[2].rstrip("0"))
 
 
 def symbol_canon(inst_id: str) -> str:
@@ -396,19 +396,18 @@ RECORD = re.compile(
 # ------------------------------------------------------------------------------------------------------------- dedup
 
 
-class RecentKeys(dict[str, None]):
+class RecentKeys(collections.OrderedDict[str, None]):
     """LRU set of the last DEDUP_KEYS keys `okx:{instId}:{trade_id}` that were stored."""
 
     def add(self, key: str) -> None:
         """Enter the key of a trade that was written; the oldest is evicted."""
         self[key] = None
         if len(self) > DEDUP_KEYS:
-            del self[next(iter(self))]
+            self.popitem(last=False)
 
     def mark_seen(self, key: str) -> None:
         """Make a key the newest again."""
-        del self[key]
-        self[key] = None
+        self.move_to_end(key)
 
 
 # ---------------------------------------------------------------------------------------------------------- sequence
@@ -497,7 +496,7 @@ def ids_fell(trade: Trade, last: int, ts: str) -> BuildFailError:
     """Return the error for a push whose id is not above the stored `last` of the time `ts` (ms), as those before it."""
     return BuildFailError(
         f"Trade ids fell: OKX sends {trade.inst_id} {trade.last} of {utc(trade.ts)}, but {last} of {utc(ts)} is stored."
-        " Either OKX counts anew: start with another --vault. Or the last line of the newest file is damaged: mend it"
+        " Either OKX counts anew: start with another --vault. Or the last line of the newest file is damaged: fix it"
     )
 
 
@@ -1081,7 +1080,7 @@ class Vault:
             if not (self.root / "raw").is_dir():
                 raise FileNotFoundError(f"the Vault {self.root} is gone") from exc
         raise VaultError(
-            f"{self._lock_path} was removed or replaced while this exporter held it: stopping, or two would write"
+            f"{self._lock_path} was removed or replaced: stopping, so that no second exporter writes the same trades"
         )
 
     @staticmethod
@@ -1200,7 +1199,7 @@ class TradeFiles:
             return [line for _, _, line in numbered]
         lines = cut_torn_end(path, TAIL_BYTES if newest else LAST_LINE_BYTES, sync=matters).splitlines(keepends=True)
         if matters and lines and not RECORD.fullmatch(lines[-1]):
-            raise VaultError(f"{path} does not end in a record; mend it, or move it away, and start again")
+            raise VaultError(f"{path} does not end in a record; fix it, or move it away, and start again")
         return lines
 
     def stored(self, day: str, trade: Trade) -> None:
@@ -1426,7 +1425,7 @@ class Outage:
         self._failed.add(what)
         if self._throttle.may_log(what):
             lasts = monotonic() - self._began_at
-            since = f" For {timedelta(seconds=round(lasts))} by now." if lasts >= 1 else ""
+            since = f" Down for {timedelta(seconds=round(lasts))}." if lasts >= 1 else ""
             log.warning(f"{reason}.{since} Next try in {delay_s:.1f} s")
 
     def works(self, what: str) -> None:
@@ -1488,10 +1487,7 @@ def request_failure(exc: Exception) -> tuple[str, bool]:
     """
     if isinstance(exc, BuildFailError | VaultError):
         raise exc
-    unreached = isinstance(exc, OSError | aiohttp.ClientConnectionError) and not isinstance(
-        exc, aiohttp.ClientPayloadError
-    )
-    return reason_of(exc), unreached
+    return reason_of(exc), isinstance(exc, OSError | aiohttp.ClientConnectionError)
 
 
 def system_proxy(url: str) -> str | None:
@@ -1523,6 +1519,7 @@ class Rest:
         self._urls = collections.deque(url.rstrip("/") for url in urls)  # the first is asked
         self._limits = {path: EndpointLimit(limit) for path, limit in REST_LIMITS.items()}
         self._outage = outage
+        self._throttle = LogThrottle()
         self._answered_at = monotonic()
 
     def silent_s(self) -> float:
@@ -1564,7 +1561,7 @@ class Rest:
         """Ask another address of OKX from now on, where there is one and nobody changed it meanwhile."""
         if len(self._urls) > 1 and self._urls[0] == url:
             self._urls.rotate(-1)
-            if url == REST_URLS[0]:
+            if url == REST_URLS[0] and self._throttle.may_log(url):  # or else again and again while neither is reached
                 log.warning(f"Can't reach {url} ({reason}): asking {self._urls[0]}")
 
     async def _ask(self, url: str, query: dict[str, str | int]) -> list[Any]:
@@ -1653,7 +1650,7 @@ class ExchangeClock:
                 f"Invalid trade field: ts='{trade.ts}' ({utc(trade.ts)}) is more than a day ahead of this PC's clock"
                 f" and of OKX's, in trade {trade.trade_id} of {trade.inst_id}"
             )
-        log.warning("This PC's clock is wrong: OKX's is far ahead", okx=utc(f"{okx:013}"), pc=utc(f"{pc:013}"))
+        log.warning("This PC's clock is over a day slow; please set it", okx=utc(f"{okx:013}"), pc=utc(f"{pc:013}"))
 
     def hold(self, trade: Trade, take: Callable[[Trade], None]) -> None:
         """Hold a push whose time is not allowed until OKX was asked, then `take` it; too many are dropped."""
@@ -1719,16 +1716,8 @@ class Archive:
             while (rows := next(self._batches, None)) is not None:
                 self._check_rows(rows)
                 await asyncio.sleep(0)  # live trades first
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            ValueError,
-            IndexError,
-            NotImplementedError,
-            RuntimeError,
-        ) as exc:
-            raise ArchiveDamagedError(describe(exc)) from exc
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, IndexError, RuntimeError) as exc:
+            raise ArchiveDamagedError(describe(exc)) from exc  # OSError: an address in the zip that leads nowhere
         if self.first_id < 0:
             raise ArchiveDamagedError("it lists no trades")
         self._batches = self._read()
@@ -1772,19 +1761,18 @@ class Archive:
         self._file.seek(0)
         with zipfile.ZipFile(self._file) as archive:
             members = [info for info in archive.infolist() if info.filename.endswith(".csv")]
-            if len(members) != 1 or members[0].file_size > ARCHIVE_BYTES:
+            if len(members) != 1 or members[0].file_size > ARCHIVE_BYTES:  # more than it says is never unpacked
                 raise ArchiveDamagedError("it does not hold one CSV of a believable size")
+            if members[0].compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+                raise ArchiveDamagedError("it is packed in a way that OKX does not use")
             with archive.open(members[0]) as csv:
                 self._columns = self._find_columns(csv.readline(4096))
-                rest, size = "", 0
+                rest = ""
                 while chunk := csv.read(ARCHIVE_CHUNK):
-                    size += len(chunk)
-                    if size > ARCHIVE_BYTES:
-                        raise ArchiveDamagedError("it is longer than any real one")
                     *lines, rest = (rest + chunk.decode("latin-1")).split("\n")
                     if len(rest) > ARCHIVE_CHUNK:
                         raise ArchiveDamagedError("it has a line without end")
-                    if rows := [line.rstrip("\r").split(",") for line in lines if line]:
+                    if rows := [text.split(",") for line in lines if (text := line.rstrip("\r"))]:
                         yield rows
                 if rest:
                     yield [rest.split(",")]
@@ -2082,14 +2070,19 @@ class AwakeClock:
     """A clock, s, that stands still while the PC sleeps: a sleep looks like one long pause here."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self._time = 0.0  # at the last tick
+        self._ticked_at = monotonic()
+
+    @property
+    def now(self) -> float:
+        """Return the time, s."""
+        return self._time + min(monotonic() - self._ticked_at, 4 * WATCH_S)
 
     async def run(self) -> None:
         """Let the clock go on, for ever."""
         while True:
-            before = monotonic()
             await asyncio.sleep(WATCH_S)
-            self.now += min(monotonic() - before, 4 * WATCH_S)
+            self._time, self._ticked_at = self.now, monotonic()
 
 
 class DayListener(Protocol):
@@ -2113,6 +2106,12 @@ class Services:
     throttle: LogThrottle
     days: DayListener
     spawn: Callable[[Coroutine[Any, Any, None]], None]  # runs it beside everything else; its errors end the exporter
+
+
+def first_break(trades: list[Trade]) -> int:
+    """Return the first id that is missing between these single trades, or the one behind them."""
+    upto = next((low.last for low, high in itertools.pairwise(trades) if high.last > low.last + 1), None)
+    return 1 + (upto if upto is not None else trades[-1].last if trades else -1)
 
 
 class Backfill:
@@ -2178,12 +2177,6 @@ class Backfill:
             if now - self._bad_since.setdefault(text, now) >= BAD_ROW_S:
                 self._on_bad_row(known, defect)
         return trades
-
-
-def first_break(trades: list[Trade]) -> int:
-    """Return the first id that is missing between these single trades, or the one behind them."""
-    upto = next((low.last for low, high in itertools.pairwise(trades) if high.last > low.last + 1), None)
-    return 1 + (upto if upto is not None else trades[-1].last if trades else -1)
 
 
 class DayStart(NamedTuple):
@@ -2402,7 +2395,9 @@ class LiveRepair:
     @staticmethod
     def _refuse(trade_id: int | None, exc: BuildFailError) -> None:
         what = "a trade" if trade_id is None else f"trade {trade_id}"
-        raise BuildFailError(f"{exc.args[0]} (REST keeps sending {what} so; one start with --since now passes over it)")
+        raise BuildFailError(
+            f"{exc.args[0]} (REST keeps sending {what} like this; start once with --since now to skip it)"
+        )
 
 
 class Recorder:
@@ -2570,6 +2565,7 @@ class ArchiveSource:
 
     def __init__(self, archives: Archives, instrument: Instrument) -> None:
         self.listed = (-1, -1)  # first and last id that archives of days in a row list, up to the one opened last
+        self.read_id = -1  # rows up to this id are read
         self._bad_ids: set[int] = set()  # of their rows
         self._listed_day = date.min  # of the one opened last
         self._archives = archives
@@ -2631,17 +2627,17 @@ class ArchiveSource:
         except ArchiveMissingError:
             self._missing.add(day)
             if not said_before:
-                log.info("OKX has not published this archive: REST is asked instead", **about)
+                log.info("Archive not published yet; using REST instead", **about)
         except ArchiveDamagedError as exc:
             self._damaged[day] += 1
-            log.warning("An archive is not believed: REST is asked instead", **about, error=describe(exc))
+            log.warning("Archive is damaged; using REST instead", **about, error=describe(exc))
         except RequestError as exc:
             if not said_before:
-                log.warning("An archive can't be had now: REST is asked instead", **about, error=describe(exc))
+                log.warning("Archive can't be downloaded now; using REST instead", **about, error=describe(exc))
         else:
             in_a_row = day == self._listed_day + timedelta(days=1)
             self.listed = self.listed[0] if in_a_row else archive.first_id, archive.last_id
-            self._listed_day = day
+            self._listed_day, self.read_id = day, -1
             del self._retry_at[day]  # after a failed write it is read again
             return True
         return False
@@ -2657,9 +2653,12 @@ class ArchiveSource:
         trades, bad = batch
         for trade_id, defect in bad:
             log.warning(
-                "A row of an archive is not believed", instId=self._instrument.inst_id, error=printable(defect, 200)
+                "Invalid row in an archive; its trade is fetched over REST",
+                instId=self._instrument.inst_id,
+                error=printable(defect, 200),
             )
             self._bad_ids.add(trade_id)
+        self.read_id = max([*(trade.last for trade in trades[-1:]), *(trade_id for trade_id, _ in bad[-1:])])
         return trades
 
 
@@ -2758,8 +2757,8 @@ class RangeFill:
             if day > archive_day(self._end_ts) or not await source.open(day):
                 return False
             sequence.expect(low - 1, sequence.ts)  # from now on what it lists
-        if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2:
-            return False
+        if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2 and 0 < low < source.read_id:
+            return False  # but it is read past the lowest missing id, whatever REST has fetched behind that
         trades = [trade for trade in source.read() if low <= trade.first < self.end]
         if sequence.last == -1 and (trades := [trade for trade in trades if trade.ts >= self._floor_ts]):
             self._begin_with(trades[0])
@@ -2792,7 +2791,9 @@ class RangeFill:
         if hole is None or hole[1] < self._unreached:
             return
         for upto in (self.end, self._source.listed[1], hole[1] + 1):
-            if hole[1] < upto and await is_out_of_reach(self._services.rest, self._files.inst_id, upto, self._newest()[0]):
+            if hole[1] < upto and await is_out_of_reach(
+                self._services.rest, self._files.inst_id, upto, self._newest()[0]
+            ):
                 self._unreached = upto
                 return
 
@@ -2810,7 +2811,7 @@ class RangeFill:
             self._begin_with(first)
         elif not is_gone or int(self._newest()[1]) - int(sequence.ts) <= (ARCHIVE_LATE_DAYS + 1) * 86_400_000:
             if self._services.throttle.may_log(f"history of {self._files.inst_id} waits"):
-                what = "History waits: REST does not reach these trades, and their archive can't be had yet"
+                what = "History waits for an archive: these trades are older than REST reaches"
                 log.info(what, instId=self._files.inst_id, day=str(day))
             return False
         elif not source.is_open and day < last_day:
@@ -2827,7 +2828,9 @@ class RangeFill:
         low = self.sequence.next or 0
         if trade_id is None or trade_id == low:
             log.warning(
-                "A row of REST stays bad: its trade is passed over", instId=self._files.inst_id, error=exc.args[0]
+                "REST keeps sending an invalid row; its trade is skipped (unrepaired)",
+                instId=self._files.inst_id,
+                error=exc.args[0],
             )
             self._store(self.sequence.give_up(low, "unrepaired"))
 
@@ -2856,7 +2859,7 @@ class HistoryProgress:
             over_rest = str(timedelta(seconds=trades // 1000))
             about = {"trades": str(trades), "GB": f"{trades * 250 / 1e9:.2f}", "over_rest": over_rest}
         days = f"{pending[0].after_utc[:10]} to {pending[-1].before_utc[:10]}"
-        log.info(f"History {self._inst_id}: {days} is pending", **about)
+        log.info(f"History {self._inst_id}: {days} to be fetched", **about)
 
     def stored(self, trades: int, upto: int, day: str) -> None:
         """Count stored trades, up to an id; log how far a day is, at most once in LOG_AGAIN_S."""
@@ -3028,7 +3031,8 @@ class History:
         self.writer.close_file()
         if not self._day or self._fill is None:
             return
-        self._clear(self._files.end_of(self._day))
+        next_day = date.fromisoformat(self._day) + timedelta(days=1)
+        self._clear(Boundary(self._files.end_of(self._day).trade_id, f"{next_day}T00:00:00.000Z"))
         self._services.days.day_filled(self._inst_id, self._day)
         self.progress.end_day(self._day)
 
@@ -3108,7 +3112,6 @@ def print_report(*lines: str) -> None:
     except OSError as exc:
         if exc.errno not in {errno.EPIPE, errno.EINVAL}:  # the second is what Windows says of a closed pipe
             log.error(f"The report can't be written: {describe(exc)}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or else the buffer fails again at exit
         raise SystemExit(1) from None
 
 
@@ -3119,7 +3122,7 @@ def show_progress(text: str) -> None:
             print(f"\r{text:<60}\r{text}", end="", file=sys.stderr, flush=True)
 
 
-def counted(number: int, noun: str) -> str:
+def number_of(number: int, noun: str) -> str:
     """Return a number with its noun: 1 problem, 2 problems."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
@@ -3391,10 +3394,10 @@ def missing_in_words(gaps: dict[str, list[Gap]]) -> tuple[list[str], list[str]]:
     lines = [f"Missing: {text}" for text in shortened(holes)] + [f"Pending: {text}" for text in shortened(awaited)]
     for inst_id, recorded in gaps.items():
         if absent := count_ids(gap for gap in recorded if gap.reason == "absent"):
-            lines.append(f"Not missing: {inst_id}, {counted(absent, 'id')} that OKX never used (absent)")
+            lines.append(f"Not missing: {inst_id}, {number_of(absent, 'id')} that OKX never used (absent)")
     days = pending_days(itertools.chain(*pending.values()))
-    parts = [f"{counted(len(holes), 'range')} missing"] if holes else []
-    return lines, parts + ([f"{counted(len(days), 'day')} still to come (pending)"] if awaited else [])
+    parts = [f"{number_of(len(holes), 'range')} missing"] if holes else []
+    return lines, parts + ([f"{number_of(len(days), 'day')} still to come (pending)"] if awaited else [])
 
 
 TABLE = "{:<16} {:<10} {:>9}  {:<13} {:<13} {:>12} {:>12} {:>16} {:>16} {:>4} {:>8}  {}"
@@ -3419,7 +3422,7 @@ def table_row(check: DayCheck, gaps: list[Gap]) -> str:
 
 def verify(vault: Vault) -> int:
     """Check the format of every stored line, print a table, what is missing and a verdict; return the exit code."""
-    report, problems = [TABLE_HEAD], Problems()
+    output, problems = [TABLE_HEAD], Problems()
     with reading(vault):
         checks: dict[str, list[DayCheck]] = {inst_id: [] for inst_id in vault.instruments()}
         jobs = [(inst_id, day, paths) for inst_id in checks for day, paths in vault.days(inst_id).items()]
@@ -3428,18 +3431,18 @@ def verify(vault: Vault) -> int:
         gaps = {inst_id: list(dict.fromkeys(vault.gaps(inst_id))) for inst_id in checks}
         for inst_id, days in checks.items():
             check_seams(days)
-            report += [table_row(day, gaps[inst_id]) for day in days]
+            output += [table_row(day, gaps[inst_id]) for day in days]
             for day in days:
                 problems.merge(day.problems)
             problems.merge(check_metadata(vault, inst_id, next((day.last for day in reversed(days) if day.last), None)))
     for kind, places in problems.places.items():
-        report += ["", f"{problems.counts[kind]} x {kind}", *(f"  {place}" for place in places)]
+        output += ["", f"{problems.counts[kind]} x {kind}", *(f"  {place}" for place in places)]
     lines = sum(day.lines for days in checks.values() for day in days)
     total = problems.counts.total()
-    verdict = counted(total, "problem") if total else "no problem found" if lines else "no data to check"
+    verdict = number_of(total, "problem") if total else "no problem found" if lines else "no data to check"
     missing, parts = missing_in_words(gaps)
-    last = f"{counted(lines, 'line')} in {counted(len(jobs), 'day file')}: {', '.join([verdict, *parts])}"
-    print_report(*report, "", *missing, last)
+    last = f"{number_of(lines, 'line')} in {number_of(len(jobs), 'day file')}: {', '.join([verdict, *parts])}"
+    print_report(*output, "", *missing, last)
     return 1 if total or not lines else 0
 
 
@@ -3877,7 +3880,7 @@ class Metadata:
                 raise unusable(self._vault.root, exc) from exc
             log.warning("Metadata could not be saved", instId=inst_id, error=describe(exc))
         if instrument.state != "live":
-            log.warning("OKX does not call this instrument live", instId=inst_id, state=instrument.state)
+            log.warning("Instrument is not live on OKX", instId=inst_id, state=instrument.state)
         return instrument
 
 
@@ -4277,8 +4280,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="trades_exporter.py",
         description=f"Record every trade of {' and '.join(INSTRUMENTS)} on OKX into daily files, until Ctrl+C.",
-        epilog="Exit codes: 0 stopped cleanly, or nothing wrong found; 1 something found, or an unexpected error;"
-        " 2 wrong usage; 3 BUILD_FAIL; 4 the Vault or the log file can't be used.",
+        epilog="Exit codes: 0 stopped cleanly, or nothing wrong found; 1 something found, no data to check, or an unexpected"
+        " error; 2 wrong usage; 3 BUILD_FAIL; 4 the Vault or the log file can't be used.",
         allow_abbrev=False,
     )
     add_judge, add = parser.add_mutually_exclusive_group().add_argument, parser.add_argument
@@ -4297,7 +4300,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     rest_help = f"default: {REST_URLS[0]}, and {REST_URLS[1]} where that can't be reached"
     add("--rest-url", type=web, metavar="URL", help=rest_help)
     add("--archive-url", type=web, default=ARCHIVE_URL, metavar="URL", help=f"default: {ARCHIVE_URL}")
-    since_help = "UTC day from which every trade is wanted, as far as OKX has it; now: don't fetch what was missed"
+    since_help = "first UTC day to record, as far back as OKX has it; now: skip what was missed"
     add("--since", type=since_day, metavar="DATE", help=since_help)
     add("--backfill-hours", type=removed_option, help=argparse.SUPPRESS)
     add("--version", action="version", version=f"trades_exporter {VERSION}")

@@ -9,7 +9,9 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -32,7 +34,7 @@ def hang_disk(name: str) -> None:
 
 def retry_after(seconds: float) -> None:
     """Let attempts to connect and to ask be that far apart, however many failed."""
-    trades_exporter.backoff = lambda **_: itertools.repeat(seconds)
+    vars(trades_exporter)["backoff"] = lambda **_: itertools.repeat(seconds)
 
 
 def resolve_to(address: str) -> None:
@@ -46,7 +48,11 @@ def resolve_to(address: str) -> None:
     socket.getaddrinfo = resolve  # type: ignore[assignment]
 
 
-FAULTS = {"HUNG_DISK": hang_disk, "BACKOFF_S": retry_after, "FIRST_ADDRESS": resolve_to}
+FAULTS: dict[str, Callable[[Any], None]] = {
+    "HUNG_DISK": hang_disk,
+    "BACKOFF_S": retry_after,
+    "FIRST_ADDRESS": resolve_to,
+}
 
 
 if __name__ == "__main__":

@@ -53,19 +53,6 @@ def test_a_record_is_the_line_that_the_contract_shows(make_okx: MakeOKX, exporte
     )
 
 
-def test_a_trade_of_last_night_that_comes_after_midnight_goes_to_its_own_day(
-    okx: FakeOKX, exporter: MakeExporter
-) -> None:
-    one = exporter(okx).start_capture()
-    for stamp in ("2026-11-21T23:59:59.800Z", "2026-11-22T00:00:00.050Z", "2026-11-21T23:59:59.900Z"):
-        okx.trade(count=1, ts=utc_ms(stamp))
-    okx.trade(count=1, ts=utc_ms("2026-11-22T00:00:00.100Z"))
-    one.wait_until(lambda: len(stored_ids(one.vault)) == 4, what="four trades stored")
-    first = okx.ledger[BTC][0].trade_id
-    by_day = {path.name[:10]: re.findall(r'"trade_id":"(\d+)"', path.read_text()) for path in day_files(one.vault, BTC)}
-    assert by_day == {"2026-11-21": [str(first), str(first + 2)], "2026-11-22": [str(first + 1), str(first + 3)]}
-
-
 def test_a_trade_can_be_read_from_the_file_at_once(okx: FakeOKX, exporter: MakeExporter) -> None:
     """It does not wait for an fsync, for other trades or for the end."""
     one = exporter(okx, settings={"FSYNC_S": 3600.0}).start_capture()

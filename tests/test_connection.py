@@ -160,12 +160,12 @@ def test_attempts_to_connect_may_fail_in_every_way(okx: FakeOKX, exporter: MakeE
 
 
 def test_requests_may_be_answered_by_anything(okx: FakeOKX, exporter: MakeExporter) -> None:
-    """They are asked again: after nonsense, strange redirects, and a connection that is cut."""
-    one = start_with_a_trade(exporter(okx, settings=SOON))
+    """They are asked again: too many, busy, HTML, nothing, half an answer, a strange redirect, a dead connection."""
+    one = start_with_a_trade(exporter(okx, settings={**SOON, "REST_TIMEOUT_S": 0.5}))
     okx.faults.rest = {"reset": 1.0}
     okx.trade(count=2, lost=True)
     okx.trade()
-    for kind in (*(f"redirect {location}" for location in STRANGE_LOCATIONS), *REST_FAILURES):
+    for kind in (*(f"redirect {location}" for location in STRANGE_LOCATIONS), *REST_FAILURES, "hang", "truncated"):
         okx.faults.rest = {kind: 1.0}
         asked = len(okx.requests)
         one.wait_until(lambda asked=asked: len(okx.requests) > asked + 1, what=kind)  # type: ignore[misc]
@@ -246,7 +246,7 @@ def test_over_tls_all_is_the_same(make_okx: MakeOKX, exporter: MakeExporter) -> 
     """As with the real OKX: bursts, lost pushes, silent and cut connections, an upgrade, and `kill -9`."""
     okx = make_okx(rate=200, tls=True)
     one = exporter(okx, settings={"PING_AFTER_S": 1, "PONG_S": 1}).start_capture()
-    okx.trade(n=5000)
+    okx.trade(n=1000)
     okx.trade(n=50, lost=True)
     one.wait_for_log("Gap repaired")
     okx.half_open()

@@ -7,14 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trades_exporter
-from trades_exporter import DEDUP_KEYS, DEDUP_SPARE, RecentKeys
+from trades_exporter import DEDUP_KEYS, RecentKeys
+
+
+def key(trade_id: int) -> str:
+    """Return what dedup knows a trade by."""
+    return f"okx:BTC-USDT-SWAP:{2_978_601_964 + trade_id}"
 
 
 def filled(count: int) -> RecentKeys:
     """Return a set that has seen so many keys."""
     recent = RecentKeys()
     for i in range(count):
-        recent.add(f"okx:BTC-USDT-SWAP:{2_978_601_964 + i}")
+        recent.add(key(i))
     return recent
 
 
@@ -26,56 +31,53 @@ def test_it_knows_what_was_added_and_nothing_else() -> None:
     assert "okx:BTC-USDT-SWAP:01" not in recent
 
 
-@pytest.mark.parametrize("count", [1, 9_999, 10_000, 10_499, 10_500, 25_000])
-def test_the_last_10_000_keys_are_known_and_little_more(count: int) -> None:
+@pytest.mark.parametrize("count", [1, 9_999, 10_000, 10_001, 25_000])
+def test_exactly_the_last_10_000_keys_are_known(count: int) -> None:
     recent = filled(count)
     assert DEDUP_KEYS == 10_000
-    assert all(f"okx:BTC-USDT-SWAP:{2_978_601_964 + i}" in recent for i in range(max(0, count - DEDUP_KEYS), count))
-    assert len(recent) < DEDUP_KEYS + DEDUP_SPARE
-    assert f"okx:BTC-USDT-SWAP:{2_978_601_964 + count - DEDUP_KEYS - DEDUP_SPARE}" not in recent
+    assert list(recent) == [key(i) for i in range(max(0, count - 10_000), count)]
 
 
-def test_a_key_that_is_touched_stays_longer() -> None:
+def test_a_key_that_was_seen_again_stays_as_long_as_a_new_one() -> None:
     recent = filled(DEDUP_KEYS)
-    oldest, second = list(recent)[:2]
-    recent.touch(oldest)
-    for i in range(DEDUP_SPARE):
+    recent.mark_seen(key(0))
+    for i in range(DEDUP_KEYS - 1):
         recent.add(f"new {i}")
-    assert oldest in recent
-    assert second not in recent
-
-
-def test_a_key_that_is_added_again_is_there_once() -> None:
-    recent = filled(5)
-    recent.add(next(iter(recent)))
-    assert len(recent) == 5
+    assert key(0) in recent
+    assert key(DEDUP_KEYS - 1) not in recent
+    recent.add("one more")
+    assert key(0) not in recent
 
 
 @given(ids=st.lists(st.integers(0, 12), max_size=60))
 @settings(deadline=None, derandomize=True)
 def test_it_is_a_least_recently_used_set(ids: list[int]) -> None:
-    """Held against the plainest form of one; what leaves late is allowed, what leaves early is not."""
+    """Held against the plainest form of one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trades_exporter, "DEDUP_KEYS", 4)
-        patch.setattr(trades_exporter, "DEDUP_SPARE", 2)
         recent = RecentKeys()
         newest: list[int] = []
         for i in ids:
             if str(i) in recent:
-                recent.touch(str(i))
+                recent.mark_seen(str(i))
             else:
                 recent.add(str(i))
-            newest = [*(other for other in newest if other != i), i]
-            assert [int(key) for key in recent][-4:] == newest[-4:]
-            assert len(recent) < 6
+            newest = [*(other for other in newest if other != i), i][-4:]
+            assert [int(one) for one in recent] == newest
+
+
+def test_a_key_that_is_added_again_is_there_once() -> None:
+    recent = filled(DEDUP_KEYS)
+    recent.add(key(5))
+    assert len(recent) == DEDUP_KEYS
 
 
 def test_it_costs_less_than_4_mb() -> None:
     tracemalloc.start()
     try:
-        recent = filled(30_000)
+        recent = filled(3 * DEDUP_KEYS)
         size, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(recent) >= DEDUP_KEYS
+    assert len(recent) == DEDUP_KEYS
     assert size < 4e6

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from campaign import DAMAGES, append
 
-from fake_okx import BTC, ETH, REST_FAILURES, FakeOKX, Row, utc_ms
+from fake_okx import BTC, ETH, FakeOKX, Row, utc_ms
 from harness import (
     Exporter,
     MakeExporter,
@@ -227,7 +227,7 @@ def test_empty_files_do_not_hide_where_the_vault_ends(okx: FakeOKX, exporter: Ma
 
 def test_a_torn_end_that_was_compressed_hides_nothing_behind_it(okx: FakeOKX, exporter: MakeExporter) -> None:
     """It can't be cut off; the day goes on in a file of its own."""
-    one = start_with_a_trade(exporter(okx))
+    one = start_with_a_trade(exporter(okx, settings={"UNFINISHED_LINE_S": 0.1}))
     okx.trade(n=5, count=1)
     one.wait_until_stored()
     assert one.stop() == 0
@@ -251,13 +251,18 @@ def test_a_torn_end_that_was_compressed_hides_nothing_behind_it(okx: FakeOKX, ex
     assert len(stored()) == len(set(stored()))
 
 
-def test_the_last_id_may_stand_in_the_file_of_yesterday(okx: FakeOKX, exporter: MakeExporter) -> None:
-    """A ts may fall while the id rises; a restart looks at both days."""
+def test_a_trade_of_last_night_that_comes_after_midnight_goes_to_its_own_day(
+    okx: FakeOKX, exporter: MakeExporter
+) -> None:
+    """The last id may then stand in the file of yesterday: a restart looks at both."""
     one = exporter(okx).start_capture()
-    for stamp in ("2026-11-21T23:59:59Z", "2026-11-22T00:00:01Z", "2026-11-21T23:59:59.999Z"):
-        okx.trade(count=1, ts=utc_ms(stamp))
-    one.wait_until(lambda: len(read_vault(one.vault)) == 3, what="three lines")
+    for stamp in ("21T23:59:59.800Z", "22T00:00:00.050Z", "21T23:59:59.900Z", "22T00:00:00.100Z", "21T23:59:59.990Z"):
+        okx.trade(count=1, ts=utc_ms(f"2026-11-{stamp}"))
+    one.wait_until(lambda: len(read_vault(one.vault)) == 5, what="five lines")
     one.kill()
+    first = okx.ledger[BTC][0].trade_id
+    by_day = [re.findall(r'"trade_id":"(\d+)"', path.read_text()) for path in day_files(one.vault, BTC)]
+    assert [[int(text) - first for text in ids] for ids in by_day] == [[0, 2, 4], [1, 3]]
     okx.set_clock("2026-11-22T00:00:02Z")
     one.start_capture()
     finish(one)
@@ -380,7 +385,7 @@ def test_a_rest_that_answers_and_knows_nothing_new_is_no_help_either(okx: FakeOK
 
 def test_what_is_missed_when_rest_is_back_is_not_given_up_unasked(okx: FakeOKX, exporter: MakeExporter) -> None:
     """The internet was gone for hours and is back: nobody has asked REST yet for what came to light only now."""
-    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 1.0}))
+    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 1.0, "WATCH_S": 1.0}))
     okx.faults.rest = {"503": 1.0}
     okx.trade(count=1, lost=True)
     okx.trade()
@@ -413,17 +418,6 @@ def test_where_rest_is_given_up_over_midnight_only_today_is_lost(okx: FakeOKX, e
     finish(one, missing=2)
     assert reasons(one.vault) == ["unrepaired"]
     assert [path.name[:10] for path in day_files(one.vault, BTC)] == ["2026-11-21", "2026-11-22"]
-
-
-def test_a_rest_that_fails_in_every_way_only_slows_repairs_down(make_okx: MakeOKX, exporter: MakeExporter) -> None:
-    """Too many requests, busy, HTML, nothing, half an answer, a hanging or a cut connection."""
-    okx = make_okx(rate=50)
-    one = exporter(okx, settings={"REST_TIMEOUT_S": 0.5}).start_capture()
-    okx.faults.lose = 0.05
-    okx.faults.rest = dict.fromkeys((*REST_FAILURES, "reset", "hang", "truncated"), 0.02)
-    one.wait_for_log("Gap repaired", times=8)
-    finish(one)
-    assert reasons(one.vault) == reasons(one.vault, ETH) == []
 
 
 def test_a_rest_that_is_late_stale_and_partial_is_not_believed_to_lack_trades(

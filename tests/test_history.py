@@ -408,3 +408,21 @@ def test_a_signal_ends_it_in_the_midst_of_history(exporter: MakeExporter, make_o
     recorder.start_capture()
     finish(okx, recorder)
     assert_whole(recorder.vault, okx)
+
+
+def test_an_archive_that_comes_late_is_read_however_much_rest_has_fetched_behind_it(
+    exporter: MakeExporter, make_okx: MakeOKX
+) -> None:
+    """What REST gives of newer trades waits for the older ones, which only the archive has: none of them is absent."""
+    okx = make_okx(start="2026-11-18T02:00:00Z")
+    okx.faults.rest_reach_days = 2.1  # on 2026-11-20, 12:00: back to 9:30 of the day that the pause begins in
+    okx.faults.archive = {"all": "refused"}
+    settings = SETTINGS | {"ARCHIVE_IDS": 100, "ARCHIVE_RETRY_S": 0.5, "LOOKAHEAD_TRADES": 400}
+    recorder = stopped_at(okx, exporter(okx, settings=settings))
+    okx.pass_hours(58, trades=6000)
+    recorder.start()
+    recorder.wait_for_log("History waits: REST does not reach these trades")
+    okx.faults.archive = {}
+    recorder.wait_until(lambda: recorder.log_since_start.count("History complete") == 2, what="the past is whole")
+    finish(okx, recorder)
+    assert_whole(recorder.vault, okx)

@@ -1,17 +1,35 @@
-"""What the network does to REST: OKX's limits are kept, and a name that can't be resolved holds nothing up."""
+"""What the network does to REST and the feed: which failures pass, OKX's limits, a second address, a DNS that hangs."""
 
 import asyncio
+import itertools
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import aiohttp
 import pytest
+import structlog
+import websockets
+from aiohttp.client_reqrep import ConnectionKey
 
 import trades_exporter
 from harness import ROOT, STOP_S, wait_for
-from trades_exporter import Lane, Rest, rest_session
+from trades_exporter import (
+    BuildFailError,
+    EndpointLimit,
+    Outage,
+    RequestError,
+    Rest,
+    VaultError,
+    connect_failure,
+    open_session,
+    request_failure,
+)
 
 HANGING_DNS = f"""
 import socket, sys, time
@@ -20,6 +38,82 @@ socket.getaddrinfo = lambda *_, **__: time.sleep(60)
 import trades_exporter
 sys.exit(trades_exporter.main(sys.argv[1:]))
 """
+HOST = ConnectionKey(
+    "openapi.okx.com", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None
+)
+TIME = b'{"code":"0","msg":"","data":[{"ts":"1791369350776"}]}'
+
+
+def untrusted() -> ssl.SSLCertVerificationError:
+    """Return what ssl raises for a certificate of its own making."""
+    exc = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    exc.verify_message = "self-signed certificate"
+    return exc
+
+
+# ----------------------------------------------------------------------------------------------- retry, or fatal
+
+
+@pytest.mark.parametrize("exc", [BuildFailError("Unexpected instId"), VaultError("in use")], ids=repr)
+@pytest.mark.parametrize("decide", [request_failure, connect_failure])
+def test_our_own_errors_are_fatal(decide: Callable[[Exception], object], exc: Exception) -> None:
+    with pytest.raises(type(exc)) as caught:
+        decide(exc)
+    assert caught.value is exc
+
+
+@pytest.mark.parametrize(
+    ("exc", "reason", "unreached"),
+    [
+        (RequestError("HTTP 429, code 50011: Too Many Requests"), "HTTP 429, code 50011: Too Many Requests", False),
+        (socket.gaierror(-2, "Name or service not known"), "host not found", True),
+        (aiohttp.ClientConnectorDNSError(HOST, socket.gaierror(-2, "unknown")), "host not found", True),
+        (aiohttp.ClientConnectorError(HOST, ConnectionRefusedError(111, "refused")), "connection refused", True),
+        (aiohttp.ClientConnectorError(HOST, untrusted()), "not trusted: self-signed certificate", True),
+        (aiohttp.ClientConnectorError(HOST, OSError(113, "No route to host")), "No route to host", True),
+        (aiohttp.ClientProxyConnectionError(HOST, ConnectionRefusedError(111, "refused")), "connection refused", True),
+        (aiohttp.ServerDisconnectedError(), "Server disconnected", True),
+        (aiohttp.ConnectionTimeoutError(), "no answer in time", True),
+        (TimeoutError(), "no answer in time", True),
+        (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer", True),
+        (ssl.SSLError(1, "wrong version number"), "wrong version number", True),
+        (aiohttp.ClientPayloadError("Response payload is not completed"), "not completed", False),
+        (aiohttp.InvalidURL("http://["), "InvalidURL", False),
+        (ValueError("Port out of range 0-65535"), "ValueError: Port out of range", False),
+        (LookupError("unknown encoding: x"), "LookupError: unknown encoding", False),
+        (UnicodeError("label too long"), "UnicodeError: label too long", False),
+        (RuntimeError(), "RuntimeError", False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_whatever_else_a_request_raises_is_passing(exc: Exception, reason: str, unreached: bool) -> None:
+    why, host_not_reached = request_failure(exc)
+    assert reason in why
+    assert host_not_reached is unreached
+
+
+@pytest.mark.parametrize(
+    ("exc", "reason"),
+    [
+        (websockets.ConnectionClosedError(websockets.frames.Close(4004, "No data received in 30s"), None), "4004"),
+        (websockets.ConnectionClosedOK(websockets.frames.Close(1000, ""), None), "1000"),
+        (socket.gaierror(-2, "Name or service not known"), "host not found"),
+        (ConnectionRefusedError(111, "Connection refused"), "connection refused"),
+        (TimeoutError(), "no answer in time"),
+        (untrusted(), "its certificate is not trusted: self-signed certificate"),
+        (websockets.InvalidHandshake("HTTP 503"), "InvalidHandshake: HTTP 503"),
+        (ValueError("invalid redirect"), "ValueError: invalid redirect"),
+        (ImportError("connecting through a SOCKS proxy requires python-socks"), "ImportError: connecting through"),
+        (AttributeError("recv_messages"), "AttributeError: recv_messages"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_whatever_else_connecting_raises_is_passing(exc: Exception, reason: str) -> None:
+    assert reason in connect_failure(exc)
+
+
+# ----------------------------------------------------------------------------------------------- limits and addresses
 
 
 def test_a_sleep_of_the_pc_does_not_bunch_requests_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,8 +122,8 @@ def test_a_sleep_of_the_pc_does_not_bunch_requests_up(monkeypatch: pytest.Monkey
     limit = 5
 
     async def ask() -> list[float]:
-        lane = Lane(limit)
-        turns = [asyncio.ensure_future(lane.turn()) for _ in range(4 * limit)]
+        endpoint = EndpointLimit(limit)
+        turns = [asyncio.ensure_future(endpoint.turn()) for _ in range(4 * limit)]
         await turns[0]
         time.sleep(1.5)  # noqa: ASYNC251 - the whole process sleeps
         return sorted(await asyncio.gather(*turns))
@@ -38,26 +132,119 @@ def test_a_sleep_of_the_pc_does_not_bunch_requests_up(monkeypatch: pytest.Monkey
     assert all(later - earlier > 0.29 for earlier, later in zip(taken, taken[limit:], strict=False))
 
 
-def test_a_redirect_to_nowhere_is_passing() -> None:
-    """As of a captive portal: it is asked again, later."""
-    requests = 0
+def test_requests_that_fail_together_are_one_failure() -> None:
+    """The pause does not grow with the number of requests that were on their way."""
 
-    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal requests
-        await reader.readuntil(b"\r\n\r\n")
-        requests += 1
-        writer.write(b"HTTP/1.1 302 Found\r\nLocation: http://a..b/\r\nContent-Length: 0\r\n\r\n")
+    async def fail() -> list[float]:
+        endpoint = EndpointLimit(20)
+        sent = await asyncio.gather(*(endpoint.turn() for _ in range(20)))
+        return [endpoint.failed(sent_at) for sent_at in sent]
+
+    pauses = asyncio.run(fail())
+    assert 0 < pauses[0] <= 1
+    assert set(pauses[1:]) == {0.0}
+
+
+class Server:
+    """A web server of OKX's, on a port of this machine: counts requests and answers each with the same bytes."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.requests = 0
+        self._answer = answer
+
+    async def __aenter__(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            self.requests += 1
+            writer.write(self._answer)
+
+
+def ok(body: bytes) -> bytes:
+    """Return an answer with this body."""
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+def unused_url() -> str:
+    """Return an address where nobody listens."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{one.getsockname()[1]}"
+
+
+def test_a_redirect_to_nowhere_is_passing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a captive portal: it is asked again, later."""
+    monkeypatch.setattr(trades_exporter, "delays", lambda: itertools.repeat(0.01))
+    portal = Server(b"HTTP/1.1 302 Found\r\nLocation: http://a..b/\r\nContent-Length: 0\r\n\r\n")
 
     async def ask() -> None:
-        async with await asyncio.start_server(redirect, "127.0.0.1", 0) as server, rest_session() as session:
-            port = server.sockets[0].getsockname()[1]
-            asking = asyncio.ensure_future(Rest(session, f"http://127.0.0.1:{port}").newest("BTC-USDT-SWAP", 1))
-            while requests < 2 and not asking.done():
-                await asyncio.sleep(0.02)
-            asking.cancel()
+        async with portal as url, open_session() as session:
+            rest = Rest(session, [url], Outage())
+            for _ in range(2):
+                with pytest.raises(RequestError):
+                    await rest.try_to_get("/api/v5/public/time")
 
     asyncio.run(ask())
-    assert requests == 2
+    assert portal.requests == 2
+
+
+def test_the_second_address_is_asked_where_the_first_can_not_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is said once, and the second is asked from then on."""
+    monkeypatch.setattr(trades_exporter, "delays", lambda: itertools.repeat(0.01))
+    other = Server(ok(TIME))
+
+    async def ask() -> None:
+        async with other as url, open_session() as session:
+            urls = [unused_url(), url]
+            monkeypatch.setattr(trades_exporter, "REST_URLS", urls)
+            rest = Rest(session, urls, Outage())
+            assert [await rest.time() for _ in range(3)] == ["1791369350776"] * 3
+
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(ask())
+    assert other.requests == 3
+    assert ["asking http://127.0.0.1" in line["event"] for line in lines].count(True) == 1
+
+
+@pytest.mark.parametrize("status", [b"503 Service Unavailable", b"429 Too Many Requests"])
+def test_an_address_that_answers_with_an_error_stays(status: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trades_exporter, "delays", lambda: itertools.repeat(0.01))
+    first, other = Server(b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % status), Server(ok(TIME))
+
+    async def ask() -> None:
+        async with first as url, other as other_url, open_session() as session:
+            rest = Rest(session, [url, other_url], Outage())
+            for _ in range(3):
+                with pytest.raises(RequestError):
+                    await rest.try_to_get("/api/v5/public/time")
+
+    asyncio.run(ask())
+    assert (first.requests, other.requests) == (3, 0)
+
+
+def test_an_outage_of_both_addresses_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One condition: at most one line a minute of each kind while it lasts."""
+    monkeypatch.setattr(trades_exporter, "delays", lambda: itertools.repeat(0.01))
+    urls = [unused_url(), unused_url()]
+    monkeypatch.setattr(trades_exporter, "REST_URLS", urls)
+
+    async def ask() -> None:
+        async with open_session() as session:
+            rest = Rest(session, urls, Outage())
+            for _ in range(6):
+                with pytest.raises(RequestError):
+                    await rest.try_to_get("/api/v5/public/time")
+
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(ask())
+    assert len(lines) == 2, lines
+    assert "asking" in lines[0]["event"]
+    assert "Check the internet connection" in lines[1]["event"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM kills at once there")

@@ -1,0 +1,154 @@
+"""The log: what a person reads there, what an outage writes, and how long it gets."""
+
+import logging
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+import trades_exporter
+from fake_okx import BTC, ETH, FakeOKX
+from harness import MakeExporter, MakeOKX, finish, log_lines, start_with_a_trade
+from trades_exporter import BoundedLog
+
+LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z \[(info|warning|error|critical) *\] (.*)")
+
+
+def message_of(line: str) -> str:
+    """Return a line of the log without time and level."""
+    match = LINE.fullmatch(line)
+    assert match, line
+    return match[2]
+
+
+# ------------------------------------------------------------------------------------------------------- its lines
+
+
+def test_the_log_is_for_people(make_okx: MakeOKX, exporter: MakeExporter) -> None:
+    """UTC time to the millisecond, level, message; short lines; the console shows the same, plain in a pipe."""
+    one = start_with_a_trade(exporter(make_okx(rate=50), settings={"STATS_S": 0.2}))
+    one.okx.trade(lost=True)
+    one.okx.close()
+    one.wait_for_log("Subscribed to trades", times=4)
+    one.wait_for_log("Gap repaired")
+    finish(one)
+    lines = one.log.splitlines()
+    assert max(map(len, lines[1:])) <= 160  # the first names the Vault
+    assert {LINE.fullmatch(line) is not None for line in lines} == {True}
+    assert one.console.splitlines() == lines
+
+
+def test_the_first_trade_and_where_the_record_begins_are_worth_a_line(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """No WARNING: that something precedes the first trade is no trouble."""
+    one = start_with_a_trade(exporter(okx))
+    okx.trade()
+    assert one.stop() == 0
+    for inst_id in (BTC, ETH):
+        trade_id = okx.ledger[inst_id][0].trade_id
+        [first] = log_lines(one, f"First trade instId={inst_id}")
+        assert re.search(rf"trade_id={trade_id} time=2026-11-21T12:00:\d\d\.\d{{3}}Z$", first)
+        [start] = log_lines(one, f"Gap on record instId={inst_id} reason=start")
+        assert start.endswith(f"before_id={trade_id}")
+    assert not log_lines(one, "[warning")
+
+
+def test_stats_warn_of_an_instrument_without_news(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """A line for each instrument; the level is WARNING where its newest trade is old."""
+    one = start_with_a_trade(exporter(okx, settings={"STATS_S": 0.1, "OLD_TRADE_S": 1.0}))
+    one.wait_for_log(f"[warning ] Stats: 1 written, 0 skipped instId={ETH} ", times=2)
+    [push] = okx.trade(count=1)
+    one.wait_for_log(f"[info    ] Stats: 2 written, 0 skipped instId={BTC} ")
+    line = log_lines(one, f"Stats: 2 written, 0 skipped instId={BTC} ")[0]
+    assert re.search(rf"rate=\d+\.\d/s last={push.last_id} age=\ds repaired=0 waiting=0 pending=0$", line)
+
+
+# --------------------------------------------------------------------------------------------------------- outages
+
+
+def test_an_outage_at_start_says_what_can_not_be_reached_and_why(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """With the host, in words, and when it is tried again; each attempt later than the one before."""
+    args = ["--rest-url", "http://no.such.host.invalid"]
+    one = exporter(okx, args=args, settings={"LOG_AGAIN_S": 0.0}).start()
+    one.wait_for_log("Next try in", times=3)
+    first, *others = [message_of(line) for line in log_lines(one, "Next try in")]
+    what = r"Can't reach OKX \(no\.such\.host\.invalid: host not found\)\. Check the internet connection\."
+    assert re.fullmatch(what + r" Next try in (0\.\d|1\.0) s", first)
+    assert all(re.fullmatch(what + r"( For 0:00:\d\d by now\.)? Next try in \d+\.\d s", line) for line in others)
+    delays = [float(line.split()[-2]) for line in (first, *others)]
+    assert delays[-1] > 1.0
+    assert one.stop() == 0
+
+
+def test_an_outage_is_one_condition(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """A line when it begins, and one when it ends that says since when and how long, however many attempts failed."""
+    one = start_with_a_trade(exporter(okx, settings={"BACKOFF_S": 0.4}))
+    before = len(one.log.splitlines())
+    okx.faults.ws_script.extend(["503"] * 4)
+    okx.close()
+    one.wait_for_log("OKX can be reached again")
+    began, *_, ended = [message_of(line) for line in one.log.splitlines()[before:]]
+    assert re.fullmatch(r"Disconnected from OKX \(.+\)\. Next try in 0\.\d s", began)
+    assert re.fullmatch(r"OKX can be reached again what=WebSocket since=20\S+Z took=[1-9]\d*\.\ds", ended)
+    assert len(one.log.splitlines()) == before + 4, one.log
+    finish(one)
+
+
+def test_a_flapping_connection_writes_a_few_lines_per_attempt_and_tries_ever_more_rarely(
+    okx: FakeOKX, exporter: MakeExporter
+) -> None:
+    one = exporter(okx).start_capture()
+    attempts = 4
+    for number in range(1, attempts + 1):
+        one.wait_for_log("Subscribed to trades", times=2 * number)
+        okx.close(1006)
+    one.wait_until(lambda: len(log_lines(one, "Next try in")) == attempts)
+    delays = [float(line.split()[-2]) for line in log_lines(one, "Next try in")]
+    assert delays[0] <= 1 < delays[-1] <= 30
+    assert len(one.log.splitlines()) <= 8 + 4 * attempts, one.log
+
+
+# ------------------------------------------------------------------------------------------------------- its length
+
+
+def test_the_log_is_bounded(okx: FakeOKX, exporter: MakeExporter) -> None:
+    one = exporter(okx, settings={"LOG_BYTES": 3000, "STATS_S": 0.002}).start()
+    oldest = one.folder / f"{one.log_file.name}.5"
+    one.wait_until(oldest.exists)
+    first = oldest.read_bytes()
+    one.wait_until(lambda: oldest.exists() and oldest.read_bytes() != first)
+    assert one.stop() == 0
+    logs = list(one.folder.glob("exporter.log*"))
+    assert len(logs) == 6
+    assert sum(path.stat().st_size for path in logs) <= 6 * 3000
+    assert all(LINE.fullmatch(line) for path in logs for line in path.read_text("utf-8").splitlines())
+
+
+def test_a_log_that_somebody_holds_loses_nothing_and_is_bounded_again_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows does not rename a file that a viewer has open."""
+    path = tmp_path / "x.log"
+    monkeypatch.setattr(trades_exporter, "LOG_BYTES", 1000)
+    handler = BoundedLog(path, maxBytes=1000, backupCount=5)
+    rename = os.rename
+
+    def refuse(source: str | Path, dest: str | Path) -> None:
+        if "x.log.1" in (Path(source).name, Path(dest).name):
+            raise PermissionError
+        rename(source, dest)
+
+    def emit(numbers: range) -> list[int]:
+        for number in numbers:
+            handler.emit(logging.LogRecord("x", logging.INFO, "", 0, f"{number:0>90}", (), None))
+        files = sorted(tmp_path.glob("x.log.?"), reverse=True)
+        return [int(line) for file in [*files, path] for line in file.read_text().splitlines()]
+
+    with monkeypatch.context() as held:
+        for name in ("rename", "replace"):
+            held.setattr(os, name, refuse)
+        assert emit(range(30)) == list(range(30))
+    kept = emit(range(30, 200))
+    handler.close()
+    assert kept == list(range(kept[0], 200))
+    assert max(file.stat().st_size for file in tmp_path.iterdir()) <= 1000
