@@ -372,18 +372,20 @@ def write_gap(
         file.write(orjson.dumps(dict(zip(GAP_KEYS, values, strict=True))) + b"\n")
 
 
+def last_line(path: Path) -> Record | None:
+    """Return the last whole line of a day's file."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 4096))
+        lines = file.read().split(b"\n")[:-1]
+    line: Record | None = orjson.loads(lines[-1]) if lines else None
+    return line
+
+
 def last_stored_id(vault: Path, inst_id: str = BTC) -> int:
     """Return the highest trade id at the ends of the two newest files that hold a whole line (0: there is none)."""
-    newest: list[int] = []
-    for path in reversed(day_files(vault, inst_id)):
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 4096))
-            lines = file.read().split(b"\n")[:-1]
-        if lines:
-            newest.append(int(orjson.loads(lines[-1])["trade_id"]))
-        if len(newest) == 2:
-            break
+    lines = (last_line(path) for path in reversed(day_files(vault, inst_id)))
+    newest = itertools.islice((int(line["trade_id"]) for line in lines if line), 2)
     return max(newest, default=0)
 
 
