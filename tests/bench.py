@@ -431,7 +431,7 @@ def verify(folder: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def derive(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """README's derive.py, of ten days of BTC: the first run, one a minute later, and the first run on a Dask cluster."""
+    """README's derive.py, of ten days of BTC: its first run, the next one, and the first run on a Dask cluster."""
     days, lines = 10, 1_000_000
     raw = folder / "alone/Vault/raw/okx/trades_perps/BTC-USDT-SWAP"
     raw.mkdir(parents=True)

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 from pathlib import Path
@@ -38,8 +38,8 @@ from exact import (
     run,
     store,
 )
-from fake_okx import BTC, ETH, Market, Push, Trade, utc_ms
-from harness import KEYS, day_path, to_utc
+from fake_okx import BTC, ETH, FakeOKX, Market, Push, Trade, utc_ms
+from harness import KEYS, Exporter, day_path, to_utc
 
 FIRST, HOLE, HOLE_END, END = (
     utc_ms(f"2026-11-{moment}Z") for moment in ("21T20:00:10", "22T09:10:30", "22T09:31:00", "23T00:10:30")
@@ -508,6 +508,21 @@ def test_pandas_and_polars_read_what_okx_said(captured: Captured) -> None:
     frame, table = (eval(call, known) for call in re.findall(r"`(p[dl]\.\w+\(.*?\))`", README))
     records = [orjson.loads(line) for line in path.read_bytes().splitlines()]
     assert frame.to_dict("records") == table.to_dicts() == records
+
+
+def test_the_files_of_an_exporter_are_those_that_readme_lists(okx: FakeOKX, exporter: Callable[..., Exporter]) -> None:
+    recorder = exporter(okx).start_capture()
+    for inst_id in (BTC, ETH):
+        okx.trade(inst_id, 5)
+    recorder.wait_until_stored()
+    assert recorder.stop() == 0
+    stored = {path.relative_to(recorder.folder).as_posix() for path in recorder.vault.rglob("*") if path.is_file()}
+    general = {re.sub(r"\d{4}-\d\d-\d\d", "{DATE}", re.sub(f"{BTC}|{ETH}", "{INSTID}", path)) for path in stored}
+    assert general <= set(re.findall(r"`(Vault/.*?)` \|", README))
+    shutil.copytree(recorder.vault, recorder.folder / "read" / "Vault")
+    derive(recorder.folder / "read")
+    (row,) = read_cvd(recorder.folder / "read", BTC).values()
+    assert row[-1]  # it began in the midst of a day
 
 
 def test_the_tables_name_every_key_and_every_column(captured: Captured) -> None:
