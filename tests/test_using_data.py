@@ -187,7 +187,7 @@ def test_vwap_is_exact_and_a_window_that_begins_before_the_data_is_a_gap(capture
     assert {prices[:2] for prices in exact.values()} >= {(None, None)}
 
 
-def test_a_day_that_is_not_there_is_a_gap(captured: Captured, copied: Path) -> None:
+def test_a_day_that_is_not_there_is_a_gap(captured: Captured, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = captured.stored[BTC]
     shutil.rmtree(copied / "Vault/derived")
     day_path(copied / "Vault", DAYS[1]).unlink()
@@ -197,6 +197,11 @@ def test_a_day_that_is_not_there_is_a_gap(captured: Captured, copied: Path) -> N
     exact = {minute: row for minute, row in exact_vwap(rest).items() if minute[:10] != DAYS[1]}
     assert exact["2026-11-23T00:05:00Z"][2:] == (True, True)
     assert_vwap(read_vwap(copied, BTC), exact)
+    query = f"SELECT minute_utc, * EXCLUDE (instId, minute_utc) FROM vwap_1m WHERE instId = '{BTC}' ORDER BY ALL"
+    in_view = {minute: row for (minute,), row in rows_of(copied, query, 1, monkeypatch).items()}
+    assert_vwap(in_view, exact_vwap(rest))
+    query = f"SELECT minute_utc, trades FROM minutes WHERE instId = '{BTC}'"
+    assert rows_of(copied, query, 1, monkeypatch)["2026-11-23T00:00:00Z",] == (None,)
 
 
 def test_sums_of_a_hundred_trillion_are_exact(tmp_path: Path) -> None:
@@ -416,6 +421,26 @@ def value_area(profile: dict[Decimal, Decimal]) -> tuple[Decimal, ...]:
         low, high = (low, high + 1) if above >= below else (low - 1, high)
         inside += max(above, below)
     return control, prices[low], prices[high], inside, total
+
+
+def test_of_equal_buckets_the_lower_is_the_point_of_control_and_the_upper_joins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {("100", "2026-11-20"): 2, ("110", "2026-11-20"): 5, ("120", "2026-11-20"): 2}
+    sizes |= {("100", "2026-11-21"): 5, ("110", "2026-11-21"): 2, ("120", "2026-11-21"): 5}
+    trades = [
+        Trade(number, px, str(size), "buy", utc_ms(f"{day}T12:00:00Z"))
+        for number, ((px, day), size) in enumerate(sizes.items())
+    ]
+    store(tmp_path / "Vault", BTC, trades)
+    derive(tmp_path)
+    query = (
+        "SELECT day_utc, point_of_control::INT, lowest_bucket::INT, highest_bucket::INT FROM value_area('*', '*', 10)"
+    )
+    assert rows_of(tmp_path, query, 1, monkeypatch) == {
+        ("2026-11-20T00:00:00Z",): (110, 110, 120),
+        ("2026-11-21T00:00:00Z",): (100, 100, 120),
+    }
 
 
 def test_orders_aggression_and_turnover_are_exact(captured: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
