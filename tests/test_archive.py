@@ -7,7 +7,7 @@ import tempfile
 import zipfile
 from datetime import date
 from decimal import Decimal
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 
 import pytest
 from hypothesis import given, settings
@@ -48,11 +48,11 @@ def zipped(*members: bytes | str, name: str = f"{INST_ID}-trades-{DAY}.csv") -> 
     return file.getvalue()
 
 
-def read(content: bytes, file: BinaryIO | None = None) -> tuple[list[Trade], list[tuple[int, str]]]:
+def read(content: bytes, file: IO[bytes] | None = None) -> tuple[list[Trade], list[tuple[int, str]]]:
     """Return an archive's trades and bad rows; raise ArchiveDamagedError where it is not believed."""
     file = file or io.BytesIO()
     file.write(content)
-    archive = Archive(file, BTC, DAY)
+    archive = Archive(cast(BinaryIO, file), BTC, DAY)
     try:
         asyncio.run(archive.check())
         trades: list[Trade] = []

@@ -10,6 +10,7 @@ import pytest
 from fake_okx import BTC, ETH, REST_LIMITS, FakeOKX, Row, crossing_times
 from harness import (
     Exporter,
+    assert_judges_content,
     assert_vault_equals_ledger,
     assert_whole,
     day_files,
@@ -76,7 +77,8 @@ def test_sixty_hours_off_are_whole_again_behind_the_present_day(exporter: MakeEx
         assert set(range(first, newest + 1)) <= set(today), "the past began before the present day was whole"
     finish(okx, recorder)
     assert recorder.log_since_start.count("History complete") == 2
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
+    assert_judges_content(recorder)
     for inst_id in (BTC, ETH):
         days = [path.name for path in day_files(recorder.vault, inst_id)]
         assert days == [f"2026-11-{day}.jsonl" for day in (20, 21, 22, 23)]
@@ -90,7 +92,7 @@ def test_a_short_pause_over_midnight_is_no_history(exporter: MakeExporter, make_
     recorder.start_capture()
     finish(okx, recorder)
     assert "reason=pending" not in recorder.log
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 def test_the_first_trade_of_a_day_is_stored_at_once_though_a_pause_precedes_it(
@@ -105,7 +107,7 @@ def test_the_first_trade_of_a_day_is_stored_at_once_though_a_pause_precedes_it(
     recorder.start_capture()
     recorder.wait_until_whole()
     assert recorder.stop() == 0
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 def test_midnight_passes_while_today_is_repaired(exporter: MakeExporter, make_okx: MakeOKX) -> None:
@@ -121,7 +123,7 @@ def test_midnight_passes_while_today_is_repaired(exporter: MakeExporter, make_ok
     recorder.wait_until(day_path(recorder.vault, "2026-11-22").exists, what="a third day")
     finish(okx, recorder)
     assert recorder.log.count("reason=pending") >= 3
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 def test_another_long_pause_before_the_first_is_filled(exporter: MakeExporter, make_okx: MakeOKX) -> None:
@@ -137,7 +139,7 @@ def test_another_long_pause_before_the_first_is_filled(exporter: MakeExporter, m
     recorder.settings = SETTINGS
     recorder.start_capture()
     finish(okx, recorder)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -171,7 +173,8 @@ def test_killed_again_and_again_it_goes_on_where_the_files_end(
     okx.faults.rest_latency_s = 0.0
     recorder.start_capture()
     finish(okx, recorder)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
+    assert_judges_content(recorder)
 
 
 def test_a_day_is_whole_and_the_record_does_not_say_so_yet(exporter: MakeExporter, make_okx: MakeOKX) -> None:
@@ -191,7 +194,7 @@ def test_a_day_is_whole_and_the_record_does_not_say_so_yet(exporter: MakeExporte
     for block in blocks:
         block.rmdir()
     finish(okx, recorder)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
@@ -213,7 +216,7 @@ def test_days_are_compressed_while_history_is_pending(
             path.unlink()
     recorder.start_capture()
     finish(okx, recorder)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 def test_the_day_that_history_stands_in_is_compressed_under_it(exporter: MakeExporter, make_okx: MakeOKX) -> None:
@@ -229,7 +232,7 @@ def test_the_day_that_history_stands_in_is_compressed_under_it(exporter: MakeExp
     second.with_name(second.name + ".gz").write_bytes(gzip.compress(content[: content.rfind(b"\n") + 1]))
     second.unlink()
     finish(okx, recorder)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 def test_midnight_passes_while_history_runs(exporter: MakeExporter, make_okx: MakeOKX) -> None:
@@ -245,26 +248,28 @@ def test_midnight_passes_while_history_runs(exporter: MakeExporter, make_okx: Ma
     recorder.wait_until(day_path(recorder.vault, "2026-11-23").exists, what="the next day begins")
     assert recorder.pending()
     finish(okx, recorder)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 def test_a_live_gap_is_repaired_while_history_waits(exporter: MakeExporter, make_okx: MakeOKX) -> None:
-    """History asks for nothing of its own until the gap is closed."""
+    """From its first request to its last, history asks for nothing."""
     okx = make_okx(start="2026-11-20T12:00:00Z", instruments=[BTC])
-    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC]}))
-    okx.pass_hours(60, trades=8000)
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC], "ABSENT_S": 30.0}))
+    okx.pass_hours(60, trades=20_000)
     okx.faults.rest_latency_s = 0.2
     recorder.start_capture()
     recorder.wait_until(day_path(recorder.vault, "2026-11-21").exists, what="the past begins")
-    lost = okx.trade(n=50, lost=True)
-    okx.hide([lost[0].first_id])
+    first = okx.trade(n=50, lost=True)[0].first_id
+    okx.hide([first], seconds=1.5)
     okx.trade()
-    recorder.wait_for_log("Gap found", times=2)
-    recorder.wait_until(lambda: len(okx.requests_to("history-trades")) > asked + 5, what="the gap is asked for") if (
-        asked := len(okx.requests_to("history-trades"))
-    ) else None
+    recorder.wait_until_stored()
     finish(okx, recorder)
-    assert_vault_equals_ledger(recorder.vault, okx)
+    asked = [int(query["after"]) for query in okx.requests_to("history-trades") if query["type"] == "1"]
+    live = [index for index, after in enumerate(asked) if after > first]
+    assert len(live) > 3
+    assert live == list(range(live[0], live[-1] + 1))
+    assert asked[live[-1] + 1 :], "history was over before"
+    assert_whole(recorder.vault, okx)
 
 
 def test_history_waits_for_room_on_the_disk(exporter: MakeExporter, make_okx: MakeOKX) -> None:
@@ -282,7 +287,7 @@ def test_history_waits_for_room_on_the_disk(exporter: MakeExporter, make_okx: Ma
     recorder.settings = SETTINGS
     recorder.start_capture()
     finish(okx, recorder)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 def test_a_disk_fails_in_the_midst_of_history(exporter: MakeExporter, make_okx: MakeOKX) -> None:
@@ -298,7 +303,7 @@ def test_a_disk_fails_in_the_midst_of_history(exporter: MakeExporter, make_okx: 
     recorder.wait_for_log("Can't write to the Vault")
     away.rename(recorder.vault)
     finish(okx, recorder)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 def test_a_bad_row_costs_its_id_alone(exporter: MakeExporter, make_okx: MakeOKX) -> None:
@@ -387,7 +392,8 @@ def test_each_day_gets_a_verdict_and_another_when_it_changes(exporter: MakeExpor
     assert '"minutes_differing":"0"' in verdicts
     assert len(verdicts.splitlines()) == verdicts.count('"minutes_differing":"0"')
     finish(okx, recorder)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
+    assert_judges_content(recorder)
 
 
 def test_a_signal_ends_it_in_the_midst_of_history(exporter: MakeExporter, make_okx: MakeOKX) -> None:
@@ -403,7 +409,7 @@ def test_a_signal_ends_it_in_the_midst_of_history(exporter: MakeExporter, make_o
     assert recorder.pending()
     recorder.start_capture()
     finish(okx, recorder)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 def test_an_archive_that_comes_late_is_read_however_much_rest_has_fetched_behind_it(
@@ -417,8 +423,8 @@ def test_an_archive_that_comes_late_is_read_however_much_rest_has_fetched_behind
     recorder = stopped_at(okx, exporter(okx, settings=settings))
     okx.pass_hours(58, trades=6000)
     recorder.start()
-    recorder.wait_for_log("History waits: REST does not reach these trades")
+    recorder.wait_for_log("History waits for an archive")
     okx.faults.archive = {}
     recorder.wait_until(lambda: recorder.log_since_start.count("History complete") == 2, what="the past is whole")
     finish(okx, recorder)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
