@@ -34,7 +34,7 @@ def test_a_subscription_that_is_refused_for_now_is_tried_again(okx: FakeOKX, exp
 
 
 def test_a_refusal_after_a_reconnect_is_believed_only_when_it_lasts(okx: FakeOKX, exporter: MakeExporter) -> None:
-    one = exporter(okx, settings={"REJECTED_S": 1.0, "BACKOFF_S": 0.4}).start_capture()
+    one = exporter(okx, settings={"REJECTED_S": 1.0, "BACKOFF_S": 0.5}).start_capture()
     okx.faults.reject_code, okx.faults.reject_left = "60018", 1
     okx.close()
     one.wait_for_log("Subscribed to trades", times=4)
@@ -154,7 +154,7 @@ def test_attempts_to_connect_may_fail_in_every_way(okx: FakeOKX, exporter: MakeE
     """No answer at all, a 503, HTML, cut off, closed, sent to strange places; then it works."""
     strange = [f"redirect {location}" for location in STRANGE_LOCATIONS]
     okx.faults.ws_script.extend(["stall", "503", "html", "reset", "close", *strange])
-    one = exporter(okx, settings={"CONNECT_S": 0.5, "BACKOFF_S": 0.4}).start_capture()
+    one = exporter(okx, settings={"CONNECT_S": 0.5, "BACKOFF_S": 0.5}).start_capture()
     assert not okx.faults.ws_script
     finish(one)
 
@@ -245,7 +245,7 @@ def test_upgrade_after_upgrade_is_no_storm_of_connections(make_okx: MakeOKX, exp
 def test_over_tls_all_is_the_same(make_okx: MakeOKX, exporter: MakeExporter) -> None:
     """As with the real OKX: bursts, lost pushes, silent and cut connections, an upgrade, and `kill -9`."""
     okx = make_okx(rate=200, tls=True)
-    one = exporter(okx, settings={"PING_AFTER_S": 0.5, "PONG_S": 0.5, "BACKOFF_S": 0.3}).start_capture()
+    one = exporter(okx, settings={"PING_AFTER_S": 0.5, "PONG_S": 0.5, "BACKOFF_S": 0.5}).start_capture()
     okx.trade(n=1000)
     okx.trade(n=50, lost=True)
     one.wait_for_log("Gap repaired")

@@ -83,7 +83,7 @@ def test_an_outage_at_start_says_what_can_not_be_reached_and_why(okx: FakeOKX, e
 
 def test_an_outage_is_one_condition(okx: FakeOKX, exporter: MakeExporter) -> None:
     """A line when it begins, and one when it ends that says since when and how long, however many attempts failed."""
-    one = start_with_a_trade(exporter(okx, settings={"BACKOFF_S": 0.4}))
+    one = start_with_a_trade(exporter(okx, settings={"BACKOFF_S": 0.5}))
     before = len(one.log.splitlines())
     okx.faults.ws_script.extend(["503"] * 4)
     okx.close()
