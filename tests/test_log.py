@@ -1,9 +1,6 @@
 """The log: what a person reads there, what an outage writes, and how long it gets."""
 
-import logging
-import os
 import re
-from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -11,7 +8,7 @@ from structlog.testing import capture_logs
 import trades_exporter
 from fake_okx import BTC, ETH, FakeOKX
 from harness import MakeExporter, MakeOKX, finish, log_lines, start_with_a_trade
-from trades_exporter import BoundedLog, Outage
+from trades_exporter import Outage
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z \[(info|warning|error|critical) *\] (.*)")
 
@@ -140,33 +137,3 @@ def test_the_log_is_bounded(okx: FakeOKX, exporter: MakeExporter) -> None:
     assert len(logs) == 6
     assert sum(path.stat().st_size for path in logs) <= 6 * 3000
     assert all(LINE.fullmatch(line) for path in logs for line in path.read_text("utf-8").splitlines())
-
-
-def test_a_log_that_somebody_holds_loses_nothing_and_is_bounded_again_afterwards(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Windows does not rename a file that a viewer has open."""
-    path = tmp_path / "x.log"
-    monkeypatch.setattr(trades_exporter, "LOG_BYTES", 1000)
-    handler = BoundedLog(path, maxBytes=1000, backupCount=5)
-    rename = os.rename
-
-    def refuse(source: str | Path, dest: str | Path) -> None:
-        if "x.log.1" in (Path(source).name, Path(dest).name):
-            raise PermissionError
-        rename(source, dest)
-
-    def emit(numbers: range) -> list[int]:
-        for number in numbers:
-            handler.emit(logging.LogRecord("x", logging.INFO, "", 0, f"{number:0>90}", (), None))
-        files = sorted(tmp_path.glob("x.log.?"), reverse=True)
-        return [int(line) for file in [*files, path] for line in file.read_text().splitlines()]
-
-    with monkeypatch.context() as held:
-        for name in ("rename", "replace"):
-            held.setattr(os, name, refuse)
-        assert emit(range(30)) == list(range(30))
-    kept = emit(range(30, 200))
-    handler.close()
-    assert kept == list(range(kept[0], 200))
-    assert max(file.stat().st_size for file in tmp_path.iterdir()) <= 1000
