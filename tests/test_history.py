@@ -323,7 +323,7 @@ def test_a_bad_row_costs_its_id_alone(exporter: MakeExporter, make_okx: MakeOKX)
     gaps = [gap for gap in read_gaps(recorder.vault) if gap["reason"] == "unrepaired"]
     named = [trade_id for trade_id in bad for gap in gaps if int(gap["after_id"]) < trade_id < int(gap["before_id"])]
     assert (named, sum(int(gap["before_id"]) - int(gap["after_id"]) - 1 for gap in gaps)) == (bad, 4)
-    assert recorder.log.count("A row of REST stays bad") == 4
+    assert recorder.log.count("REST keeps sending an invalid row") == 4
     assert "px='NaN'" in recorder.log
     assert assert_vault_equals_ledger(recorder.vault, okx).missing == 4
 
