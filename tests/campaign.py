@@ -352,7 +352,7 @@ class Campaign:
     def archive_fault(self) -> str:
         """Let archives be refused, damaged or slow for a while."""
         kinds = sorted({*ARCHIVE_FAULTS} - {"bomb", "hidden bomb", "holes"})
-        faults = {kind: 0.3 for kind in self._chance.sample(kinds, 3)}
+        faults = dict.fromkeys(self._chance.sample(kinds, 3), 0.3)
         seconds = self._chance.uniform(2, 10)
         self._switch_on("archive_often", faults, seconds)
         self._switch_on("archive_bytes_per_s", self._chance.choice((float("inf"), 50_000.0)), seconds)
