@@ -120,6 +120,7 @@ PROBE = ".probe-"  # temporary files begin so: what is written to see whether an
 PROBE_BYTES = 256 << 10  # that much room is enough to go on
 RETRY_WRITE_S = 1.0  # pause between attempts to write to a full or vanished disk
 LOG_AGAIN_S = 60.0  # a condition that lasts is logged at most so often
+FORGET_S = 120.0  # what failed and was not tried again for so long is no outage any more
 TAIL_BYTES = 4 << 20  # read from the end of the newest files at start: more than DEDUP_KEYS lines
 LAST_LINE_BYTES = 64 << 10  # read from the end of each older file
 TORN_BYTES = 64 << 20  # the longest torn end that is believed to be one
@@ -1411,17 +1412,18 @@ class Outage:
     """Logs that OKX can't be reached: when it begins, at most once in LOG_AGAIN_S while it lasts, and when it ends."""
 
     def __init__(self) -> None:
-        self._failing: set[str] = set()  # WebSocket, REST, an endpoint of REST
+        self._failing: dict[str, float] = {}  # WebSocket, REST, an endpoint of REST: when it failed last
         self._failed: set[str] = set()  # all that failed since the outage began
         self._began_at = 0.0
         self._throttle = LogThrottle()
 
     def failed(self, what: str, reason: str, delay_s: float) -> None:
         """Log that `what` failed, unless that was logged a short while ago."""
-        if not self._failing:
+        if not self._lasts():
             self._began_at = monotonic()
             self._throttle = LogThrottle()
-        self._failing.add(what)
+            self._failed.clear()
+        self._failing[what] = monotonic()
         self._failed.add(what)
         if self._throttle.may_log(what):
             lasts = monotonic() - self._began_at
@@ -1432,14 +1434,19 @@ class Outage:
         """Log the end of the outage, if this was the last thing that failed."""
         if what not in self._failing:
             return
-        self._failing.remove(what)
-        if not self._failing:
+        del self._failing[what]
+        if not self._lasts():
             lasted = monotonic() - self._began_at
             since = f"{datetime.now(UTC) - timedelta(seconds=lasted):%Y-%m-%dT%H:%M:%SZ}"
             log.info(
                 "OKX can be reached again", what=", ".join(sorted(self._failed)), since=since, took=f"{lasted:.1f}s"
             )
-            self._failed.clear()
+
+    def _lasts(self) -> bool:
+        """Tell whether something fails still, but for what nobody tries any more."""
+        now = monotonic()
+        self._failing = {what: at for what, at in self._failing.items() if now - at < FORGET_S}
+        return bool(self._failing)
 
 
 class EndpointLimit:
@@ -4280,8 +4287,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="trades_exporter.py",
         description=f"Record every trade of {' and '.join(INSTRUMENTS)} on OKX into daily files, until Ctrl+C.",
-        epilog="Exit codes: 0 stopped cleanly, or nothing wrong found; 1 something found, no data to check, or an unexpected"
-        " error; 2 wrong usage; 3 BUILD_FAIL; 4 the Vault or the log file can't be used.",
+        epilog="Exit codes: 0 stopped cleanly, or nothing wrong found; 1 something found, no data to check, or an"
+        " unexpected error; 2 wrong usage; 3 BUILD_FAIL; 4 the Vault or the log file can't be used.",
         allow_abbrev=False,
     )
     add_judge, add = parser.add_mutually_exclusive_group().add_argument, parser.add_argument

@@ -425,7 +425,7 @@ def test_an_archive_that_comes_late_is_read_however_much_rest_has_fetched_behind
     recorder = stopped_at(okx, exporter(okx, settings=settings))
     okx.pass_hours(58, trades=6000)
     recorder.start()
-    recorder.wait_for_log("History waits: REST does not reach these trades")
+    recorder.wait_for_log("History waits for an archive")
     okx.faults.archive = {}
     recorder.wait_until(lambda: recorder.log_since_start.count("History complete") == 2, what="the past is whole")
     finish(okx, recorder)
