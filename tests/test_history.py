@@ -2,7 +2,7 @@
 
 import gzip
 import random
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,8 @@ import pytest
 from fake_okx import BTC, ETH, REST_LIMITS, FakeOKX, Row, crossing_times
 from harness import (
     Exporter,
+    MakeExporter,
+    MakeOKX,
     assert_judges_content,
     assert_vault_equals_ledger,
     assert_whole,
@@ -21,8 +23,6 @@ from harness import (
     to_utc,
 )
 
-MakeExporter = Callable[..., Exporter]
-MakeOKX = Callable[..., FakeOKX]
 SETTINGS: dict[str, object] = {  # patience in tenths of a second where people have seconds
     "ASK_AGAIN_S": [0.05, 0.3],
     "ABSENT_S": 1.0,
@@ -60,6 +60,11 @@ def finish(okx: FakeOKX, exporter: Exporter) -> None:
 def stored_bytes(vault: Path) -> int:
     """Return how much is in the plain day files of all instruments."""
     return sum(path.stat().st_size for path in (vault / "raw").rglob("*.jsonl"))
+
+
+def has_stored(recorder: Exporter, size: int) -> bool:
+    """Tell whether the day files hold more bytes than these, or all that is pending."""
+    return stored_bytes(recorder.vault) > size or not recorder.pending()
 
 
 def test_sixty_hours_off_are_whole_again_behind_the_present_day(exporter: MakeExporter, make_okx: MakeOKX) -> None:
@@ -157,10 +162,7 @@ def test_killed_again_and_again_it_goes_on_where_the_files_end(
         size = stored_bytes(recorder.vault)
         recorder.start_capture()
         goal = size + chance.randrange(200_000)
-        recorder.wait_until(
-            lambda goal=goal: stored_bytes(recorder.vault) > goal or not recorder.pending(),  # type: ignore[misc]
-            what="more is stored",
-        )
+        recorder.wait_until(partial(has_stored, recorder, goal), what="more is stored")
         recorder.kill()
         okx.set_rate(0)
         for inst_id in okx.markets:
@@ -312,8 +314,8 @@ def test_a_bad_row_costs_its_id_alone(exporter: MakeExporter, make_okx: MakeOKX)
     recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC]}))
     okx.pass_hours(60, trades=2000)
     bad = [okx.ledger[BTC][index].trade_id for index in (300, 301, 450, 1200)]
-    rows: list[Row] = [{"px": "NaN"}, {"sz": 5}, {"side": ""}, {"ts": ""}]
-    for trade_id, fields in zip(bad, rows, strict=True):
+    garbled: tuple[Row, ...] = ({"px": "NaN"}, {"sz": 5}, {"side": ""}, {"ts": ""})
+    for trade_id, fields in zip(bad, garbled, strict=True):
         okx.corrupt(trade_id, fields)
     recorder.start_capture()
     recorder.wait_until_whole()

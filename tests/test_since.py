@@ -9,6 +9,8 @@ import pytest
 from fake_okx import ARCHIVE_FAULTS, BTC, ETH, REST_LIMITS, FakeOKX
 from harness import (
     Exporter,
+    MakeExporter,
+    MakeOKX,
     assert_judges_content,
     assert_vault_equals_ledger,
     assert_whole,
@@ -20,8 +22,6 @@ from harness import (
     write_gap,
 )
 
-MakeExporter = Callable[..., Exporter]
-MakeOKX = Callable[..., FakeOKX]
 NOW = "2026-11-21T12:00:00Z"
 BELIEVED = {"old header", "GBK header", "moved columns", "BOM", "LF", "upper case", "path outside", "no MD5"}
 BELIEVED |= {"holes", "noise", "bad rows"}  # but for these rows
