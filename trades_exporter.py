@@ -507,8 +507,8 @@ class FallenIds:
         self._pushes += 1
         if self._pushes >= FALLEN_PUSHES:
             raise BuildFailError(
-                f"Trade ids fell: OKX sends {trade.inst_id} {trade.last} of {utc(trade.ts)}, but {stored} of {utc(ts)} is"
-                " stored. Either OKX counts anew: start with another --vault. Or the last line of the newest file is"
+                f"Trade ids fell: OKX sends {trade.inst_id} {trade.last} of {utc(trade.ts)}, but {stored} of {utc(ts)}"
+                " is stored. Either OKX counts anew: start with another --vault. Or the last line of the newest file is"
                 " damaged: fix it"
             )
 
