@@ -574,7 +574,11 @@ class Sequence:
         self.waiting = [trade for trade in self.waiting if trade.last <= last]
 
     def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
-        """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest."""
+        """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest.
+
+        Where late pushes have gone further meanwhile, or the last one's time was wrong, it never goes back.
+        """
+        first = max(first, self.next or 0)
         self.next, self.ts, self._patched = first, ts, True
         self.waiting = [trade for trade in self.waiting if trade.first >= first]
         return self._waited()

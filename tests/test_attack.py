@@ -51,3 +51,26 @@ def test_what_does_not_fit_costs_nothing_of_the_next_range(exporter: MakeExporte
     assert_vault_equals_ledger(recorder.vault, okx)
     (lost,) = [gap for gap in read_gaps(recorder.vault) if gap["reason"] == "unrepaired"]
     assert lost["before_utc"] < "2026-11-19T12:01", "what follows that day's live trades can be fetched"
+
+
+def test_a_late_push_that_closes_the_gap_while_the_day_s_start_is_searched(
+    exporter: MakeExporter, make_okx: MakeOKX
+) -> None:
+    """What is stored meanwhile is not stored again."""
+    okx = make_okx(start="2026-11-18T21:00:00Z", instruments=[BTC])
+    recorder = exporter(okx, settings=SETTINGS)
+    recorder.start_capture()
+    okx.trade(BTC, 20, count=2)
+    recorder.wait_until_stored()
+    okx.set_clock("2026-11-19T00:30:00Z")
+    okx.faults.rest_latency_s = 1.0
+    late = okx.trade(BTC, count=3, lost=True)[0]
+    okx.trade(BTC, count=2)
+    recorder.wait_until(lambda: okx.requests_to("history-trades"), what="REST is asked where the day begins")
+    okx.resend(late)
+    recorder.wait_until_stored()
+    okx.trade(BTC, lost=True)
+    okx.settle()
+    recorder.wait_until_stored()
+    assert recorder.stop() == 0
+    assert_whole(recorder.vault, okx)
