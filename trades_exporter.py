@@ -587,7 +587,11 @@ class Sequence:
         self.waiting = [trade for trade in self.waiting if trade.last <= last]
 
     def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
-        """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest."""
+        """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest.
+
+        Where late pushes have gone further meanwhile, or the last one's time was wrong, it never goes back.
+        """
+        first = max(first, self.next or 0)
         self.next, self.ts, self._patched = first, ts, True
         self.waiting = [trade for trade in self.waiting if trade.first >= first]
         return self._waited()
@@ -1392,9 +1396,13 @@ class TradeWriter:
     def abandon(self) -> None:
         """Drop what is buffered and close the file as it is, after a failed write."""
         self._lines.clear()
-        self._day = self._second = ""
+        self.turn_anew()
         with contextlib.suppress(OSError):
             self.close_file(sync=False)
+
+    def turn_anew(self) -> None:
+        """Take the next trade for the first of its day: whether that fits is judged again. Nothing may be buffered."""
+        self._day = self._second = ""
 
 
 # -------------------------------------------------------------------------------------------------------------- REST
@@ -2994,6 +3002,7 @@ class History:
 
     async def _fill_range(self, gap: Gap) -> None:
         self._source.begin_range()
+        self.writer.turn_anew()  # what did not fit may have been of the day that this range begins with
         self._day = ""
         self._fill = fill = RangeFill(gap, self._files, self._services, self._source, self._newest, self._store)
         await fill.find_lower_edge()
