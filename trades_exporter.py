@@ -2953,10 +2953,16 @@ class History:
         days = known + ([first.time_utc[:10]] if first else [])
         if not days or min(days) <= day:
             return
-        open_ended = [gap for gap in [*gaps.of("pending"), *gaps.of("start")] if gap.after_id is None]
-        edges = [Boundary(gap.before_id, gap.before_utc) for gap in open_ended] or ([first] if first else [])
-        before = min(edges)  # not the first line's id, if it can be: that line may hold several
-        gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
+        edges = [
+            Boundary(gap.before_id, gap.before_utc) if gap.after_id is None else Boundary(gap.first, gap.after_utc)
+            for gap in gaps.of("pending")
+        ]
+        if first:  # not its line's id, if it can be: that line may hold several; lower starts are of removed files
+            starts = (Boundary(gap.before_id, gap.before_utc) for gap in gaps.of("start") if gap.after_id is None)
+            edges.append(max((start for start in starts if start.trade_id <= first.trade_id), default=first))
+        if edges:
+            before = min(edges)
+            gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
 
     async def run(self) -> None:
         """Fill what is pending, for ever."""

@@ -1,11 +1,12 @@
 """Defects that a review found, against the fake OKX's ledger: one test each."""
 
+import shutil
 from collections.abc import Callable
 
 import pytest
 
 from fake_okx import BTC, REST_LIMITS, FakeOKX
-from harness import Exporter, assert_vault_equals_ledger, assert_whole, read_gaps
+from harness import Exporter, assert_vault_equals_ledger, assert_whole, day_files, read_gaps
 
 MakeExporter = Callable[..., Exporter]
 MakeOKX = Callable[..., FakeOKX]
@@ -74,3 +75,27 @@ def test_a_late_push_that_closes_the_gap_while_the_day_s_start_is_searched(
     recorder.wait_until_stored()
     assert recorder.stop() == 0
     assert_whole(recorder.vault, okx)
+
+
+def test_since_reaches_up_to_what_is_stored_though_older_files_were_removed(
+    exporter: MakeExporter, make_okx: MakeOKX
+) -> None:
+    """The gaps file still says where the removed record began: that is not where the present one does."""
+    okx = make_okx(start="2026-11-15T21:00:00Z", instruments=[BTC])
+    recorder = exporter(okx, settings=SETTINGS)
+    for hours in (100, 0):
+        recorder.start_capture()
+        okx.trade(BTC, 20)
+        recorder.wait_until_stored()
+        assert recorder.stop() == 0
+        if hours:
+            shutil.rmtree(recorder.vault / "raw/okx/trades_perps" / BTC)
+            okx.pass_hours(hours, trades=1000)
+    recorder.args = ["--since", "2026-11-18"]
+    recorder.start_capture()
+    recorder.wait_for_log("History complete")
+    okx.settle()
+    recorder.wait_until_whole()
+    assert recorder.stop() == 0
+    assert_whole(recorder.vault, okx)
+    assert [path.name for path in day_files(recorder.vault, BTC)] == [f"2026-11-{day}.jsonl" for day in (18, 19, 20)]
