@@ -3356,10 +3356,11 @@ def dates(first: date, last: date) -> list[str]:
 def touches(gap: Gap, day: str) -> bool:
     """Tell whether a gap may hold trades of a day.
 
-    A pending range that goes over midnight ends with the first id of a day, so it holds nothing of that day.
+    A pending range that ends in the first minute of a day ends with that day's first id, so it holds nothing of it.
     """
     begin, end = gap.after_utc[:10], gap.before_utc[:10] or "9"
-    return begin <= day < end or (day == end and (begin == end or gap.reason != "pending"))
+    ends_with_day = gap.reason == "pending" and begin < end and gap.before_utc[11:16] == "00:00"
+    return begin <= day < end or (day == end and not ends_with_day)
 
 
 def is_hole(gap: Gap) -> bool:

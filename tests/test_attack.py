@@ -3,10 +3,21 @@
 import shutil
 from collections.abc import Callable
 
+import orjson
 import pytest
 
 from fake_okx import BTC, REST_LIMITS, FakeOKX
-from harness import Exporter, assert_vault_equals_ledger, assert_whole, day_files, read_gaps
+from harness import (
+    Exporter,
+    assert_vault_equals_ledger,
+    assert_whole,
+    day_files,
+    day_path,
+    read_gaps,
+    to_utc,
+    write_days,
+    write_gap,
+)
 
 MakeExporter = Callable[..., Exporter]
 MakeOKX = Callable[..., FakeOKX]
@@ -99,3 +110,20 @@ def test_since_reaches_up_to_what_is_stored_though_older_files_were_removed(
     assert recorder.stop() == 0
     assert_whole(recorder.vault, okx)
     assert [path.name for path in day_files(recorder.vault, BTC)] == [f"2026-11-{day}.jsonl" for day in (18, 19, 20)]
+
+
+def test_a_pending_range_that_ends_in_the_midst_of_a_day_is_no_difference(
+    exporter: MakeExporter, make_okx: MakeOKX
+) -> None:
+    """REST was given up at 09:30: the day's beginning is still to come, which is no fault of what is stored."""
+    okx = make_okx(start="2026-11-19T12:00:00Z", instruments=[BTC])
+    okx.prefill(BTC, 3000, "2026-11-18T06:00:00Z", "2026-11-19T11:59:00Z")
+    recorder = exporter(okx)
+    write_days(recorder.vault, okx, until="2026-11-18T22:00:00")
+    with day_path(recorder.vault, "2026-11-18").open("rb") as file:
+        last = int(orjson.loads(file.readlines()[-1])["trade_id"])
+    write_days(recorder.vault, okx, since="2026-11-19T09:30:00")
+    first = next(push.first_id for push in okx.pushes[BTC] if to_utc(push.ts) >= "2026-11-19T09:30:00")
+    write_gap(recorder.vault, "pending", (last, first), ("2026-11-18T22:00:00.000Z", "2026-11-19T09:30:00.000Z"))
+    run = recorder.run("--audit", "2026-11-18..2026-11-19")
+    assert "2 days: 0 agreeing, 0 differing, 2 pending" in run.stdout, run.stdout
