@@ -3701,12 +3701,17 @@ def saved_verdicts(vault: Vault, inst_id: str) -> dict[str, Verdict]:
     return {verdict.day: verdict for line in lines if (verdict := Verdict.parse(inst_id, line))}
 
 
-def save_verdict(vault: Vault, verdict: Verdict) -> None:
-    """Append a verdict to the audit file, on the disk when this returns; raise OSError or VaultError."""
-    path = vault.folder_of(audit_path(vault, verdict.inst_id))
+def verdicts_to_append_to(vault: Vault, inst_id: str) -> Path:
+    """Return the audit file, without what a crash left of a line; raise OSError or VaultError."""
+    path = vault.folder_of(audit_path(vault, inst_id))
     if path.exists():
         cut_torn_end(path)
-    with path.open("ab") as file:
+    return path
+
+
+def save_verdict(vault: Vault, verdict: Verdict) -> None:
+    """Append a verdict to the audit file, on the disk when this returns; raise OSError or VaultError."""
+    with verdicts_to_append_to(vault, verdict.inst_id).open("ab") as file:
         file.write(verdict.line(utc(f"{time.time_ns() // 1_000_000:013}")))
         file.flush()
         os.fsync(file.fileno())
@@ -4025,6 +4030,7 @@ class Exporter:
         recorder = Recorder(instrument, files, services, history.wake, self._since)
         try:
             recorder.recover()
+            verdicts_to_append_to(self._vault, instrument.inst_id)
             if self._since not in {"", "now"}:
                 history.fetch_since(self._since)
         except OSError as exc:

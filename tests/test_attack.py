@@ -127,3 +127,18 @@ def test_a_pending_range_that_ends_in_the_midst_of_a_day_is_no_difference(
     write_gap(recorder.vault, "pending", (last, first), ("2026-11-18T22:00:00.000Z", "2026-11-19T09:30:00.000Z"))
     run = recorder.run("--audit", "2026-11-18..2026-11-19")
     assert "2 days: 0 agreeing, 0 differing, 2 pending" in run.stdout, run.stdout
+
+
+def test_a_torn_verdict_is_cut_at_start(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """It was being written when the power failed; --verify has nothing to complain of afterwards."""
+    okx = make_okx(instruments=[BTC])
+    recorder = exporter(okx, settings=SETTINGS)
+    verdicts = recorder.vault / "meta/okx/audit" / f"{BTC}.jsonl"
+    verdicts.parent.mkdir(parents=True)
+    verdicts.write_bytes(b'{"audited_utc":"2026-11-2')
+    recorder.start_capture()
+    okx.trade()
+    recorder.wait_until_stored()
+    assert recorder.stop() == 0
+    run = recorder.run("--verify")
+    assert run.returncode == 0, run.stdout
