@@ -2975,10 +2975,16 @@ class History:
         days = known + ([first.time_utc[:10]] if first else [])
         if not days or min(days) <= day:
             return
-        open_ended = [gap for gap in [*gaps.of("pending"), *gaps.of("start")] if gap.after_id is None]
-        edges = [Boundary(gap.before_id, gap.before_utc) for gap in open_ended] or ([first] if first else [])
-        before = min(edges)  # not the first line's id, if it can be: that line may hold several
-        gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
+        edges = [
+            Boundary(gap.before_id, gap.before_utc) if gap.after_id is None else Boundary(gap.first, gap.after_utc)
+            for gap in gaps.of("pending")
+        ]
+        if first:  # not its line's id, if it can be: that line may hold several; lower starts are of removed files
+            starts = (Boundary(gap.before_id, gap.before_utc) for gap in gaps.of("start") if gap.after_id is None)
+            edges.append(max((start for start in starts if start.trade_id <= first.trade_id), default=first))
+        if edges:
+            before = min(edges)
+            gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
 
     async def run(self) -> None:
         """Fill what is pending, for ever."""
@@ -3372,10 +3378,11 @@ def dates(first: date, last: date) -> list[str]:
 def touches(gap: Gap, day: str) -> bool:
     """Tell whether a gap may hold trades of a day.
 
-    A pending range that goes over midnight ends with the first id of a day, so it holds nothing of that day.
+    A pending range that ends in the first minute of a day ends with that day's first id, so it holds nothing of it.
     """
     begin, end = gap.after_utc[:10], gap.before_utc[:10] or "9"
-    return begin <= day < end or (day == end and (begin == end or gap.reason != "pending"))
+    ends_with_day = gap.reason == "pending" and begin < end and gap.before_utc[11:16] == "00:00"
+    return begin <= day < end or (day == end and not ends_with_day)
 
 
 def is_hole(gap: Gap) -> bool:
@@ -3716,12 +3723,17 @@ def saved_verdicts(vault: Vault, inst_id: str) -> dict[str, Verdict]:
     return {verdict.day: verdict for line in lines if (verdict := Verdict.parse(inst_id, line))}
 
 
-def save_verdict(vault: Vault, verdict: Verdict) -> None:
-    """Append a verdict to the audit file, on the disk when this returns; raise OSError or VaultError."""
-    path = vault.folder_of(audit_path(vault, verdict.inst_id))
+def verdicts_to_append_to(vault: Vault, inst_id: str) -> Path:
+    """Return the audit file, without what a crash left of a line; raise OSError or VaultError."""
+    path = vault.folder_of(audit_path(vault, inst_id))
     if path.exists():
         cut_torn_end(path)
-    with path.open("ab") as file:
+    return path
+
+
+def save_verdict(vault: Vault, verdict: Verdict) -> None:
+    """Append a verdict to the audit file, on the disk when this returns; raise OSError or VaultError."""
+    with verdicts_to_append_to(vault, verdict.inst_id).open("ab") as file:
         file.write(verdict.line(utc(f"{time.time_ns() // 1_000_000:013}")))
         file.flush()
         os.fsync(file.fileno())
@@ -4040,6 +4052,7 @@ class Exporter:
         recorder = Recorder(instrument, files, services, history.wake, self._since)
         try:
             recorder.recover()
+            verdicts_to_append_to(self._vault, instrument.inst_id)
             if self._since not in {"", "now"}:
                 history.fetch_since(self._since)
         except OSError as exc:
