@@ -486,13 +486,8 @@ def verify(folder: Path) -> Rows:
     yield "verify: lines/s", f"{statistics.median(ratios):.2f} x the floor ({lines} lines)", "0.33 x"
 
 
-<<<<<<< HEAD
 def derive(folder: Path) -> Rows:
     """Measure README's derive.py on ten days of BTC: a first run, one a minute later, a first one on a cluster."""
-=======
-def derive(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """README's derive.py, of ten days of BTC: its first run, the next one, and the first run on a Dask cluster."""
->>>>>>> data
     days, lines = 10, 1_000_000
     raw = folder / "alone/Vault/raw/okx/trades_perps/BTC-USDT-SWAP"
     raw.mkdir(parents=True)

@@ -89,7 +89,7 @@ def test_a_clock_that_is_years_off_changes_nothing(
     one.wait_for_log("Gap repaired", times=2)
     finish(one)
     assert {path.name.partition(".")[0] for path in day_files(one.vault, BTC)} == {day, next_day}
-    warnings = [line for line in log_lines(one, "This PC's clock is wrong") if "[warning" in line]
+    warnings = [line for line in log_lines(one, "This PC's clock is over a day slow") if "[warning" in line]
     assert len(warnings) == (2 if day > "2040" else 0)
     assert all(re.search(r"okx=204\S+Z pc=20\S+Z", line) for line in warnings)
 

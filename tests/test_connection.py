@@ -245,7 +245,7 @@ def test_upgrade_after_upgrade_is_no_storm_of_connections(make_okx: MakeOKX, exp
 def test_over_tls_all_is_the_same(make_okx: MakeOKX, exporter: MakeExporter) -> None:
     """As with the real OKX: bursts, lost pushes, silent and cut connections, an upgrade, and `kill -9`."""
     okx = make_okx(rate=200, tls=True)
-    one = exporter(okx, settings={"PING_AFTER_S": 1, "PONG_S": 1}).start_capture()
+    one = exporter(okx, settings={"PING_AFTER_S": 0.5, "PONG_S": 0.5, "BACKOFF_S": 0.3}).start_capture()
     okx.trade(n=1000)
     okx.trade(n=50, lost=True)
     one.wait_for_log("Gap repaired")
