@@ -224,9 +224,11 @@ def test_days_are_compressed_while_history_is_pending(
 def test_the_day_that_history_stands_in_is_compressed_under_it(exporter: MakeExporter, make_okx: MakeOKX) -> None:
     """What is written to a file that was removed is fetched again."""
     okx = make_okx(start="2026-11-20T21:00:00Z", instruments=[BTC])
-    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC], "FSYNC_S": 60.0}))
+    recorder = stopped_at(
+        okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC], "FSYNC_S": 60.0, "ROUND_PAGES": 3})
+    )
     okx.pass_hours(60, trades=4000)
-    okx.faults.rest_latency_s = 0.5
+    okx.faults.rest_latency_s = 0.2
     recorder.start_capture()
     second = day_path(recorder.vault, "2026-11-22")
     recorder.wait_until(lambda: second.exists() and second.stat().st_size > 50_000, what="the past's second day")
@@ -256,8 +258,10 @@ def test_midnight_passes_while_history_runs(exporter: MakeExporter, make_okx: Ma
 def test_a_live_gap_is_repaired_while_history_waits(exporter: MakeExporter, make_okx: MakeOKX) -> None:
     """From its first request to its last, history asks for nothing."""
     okx = make_okx(start="2026-11-20T12:00:00Z", instruments=[BTC])
-    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC], "ABSENT_S": 30.0}))
-    okx.pass_hours(60, trades=20_000)
+    recorder = stopped_at(
+        okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC], "ABSENT_S": 30.0, "ROUND_PAGES": 5})
+    )
+    okx.pass_hours(60, trades=10_000)
     okx.faults.rest_latency_s = 0.2
     recorder.start_capture()
     recorder.wait_until(day_path(recorder.vault, "2026-11-21").exists, what="the past begins")
