@@ -493,12 +493,28 @@ def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
 first_id = attrgetter("first")
 
 
-def ids_fell(trade: Trade, last: int, ts: str) -> BuildFailError:
-    """Return the error for a push whose id is not above the stored `last` of the time `ts` (ms), as those before it."""
-    return BuildFailError(
-        f"Trade ids fell: OKX sends {trade.inst_id} {trade.last} of {utc(trade.ts)}, but {last} of {utc(ts)} is stored."
-        " Either OKX counts anew: start with another --vault. Or the last line of the newest file is damaged: fix it"
-    )
+class FallenIds:
+    """Notices that OKX counts anew: FALLEN_PUSHES in a row have newer times than what is stored, and no higher ids."""
+
+    def __init__(self) -> None:
+        self._pushes = 0  # in a row
+
+    def add(self, trade: Trade, stored: int, ts: str) -> None:
+        """Look at a push that is skipped; `stored` and `ts` (ms) are of the last line. Raises BuildFailError."""
+        if trade.repaired or trade.last > stored or trade.ts <= ts:
+            self._pushes = 0
+            return
+        self._pushes += 1
+        if self._pushes >= FALLEN_PUSHES:
+            raise BuildFailError(
+                f"Trade ids fell: OKX sends {trade.inst_id} {trade.last} of {utc(trade.ts)}, but {stored} of {utc(ts)}"
+                " is stored. Either OKX counts anew: start with another --vault. Or the last line of the newest file is"
+                " damaged: fix it"
+            )
+
+    def clear(self) -> None:
+        """Look at a push that is stored, or may be."""
+        self._pushes = 0
 
 
 class Sequence:
@@ -515,12 +531,14 @@ class Sequence:
         self.waiting: list[Trade] = []  # by id, without overlaps
         self.skipped = 0  # duplicates
         self._limit = limit  # pushes that may wait
-        self._fallen = 0  # pushes in a row that had newer times and ids that are stored already
+        self._stored = -1  # the last stored id
+        self._fallen = FallenIds()
         self._patched = True  # the file's end may hold single trades out of an aggregate of the millisecond `ts`
 
     def restart(self, last: int | None, ts: str) -> None:
         """Go on behind the stored trade `last` of the time `ts` (ms). What waits is dropped: it will be fetched."""
         self.next, self.ts, self._patched = None if last is None else last + 1, ts, True
+        self._stored = -1 if last is None else last
         self.waiting.clear()
 
     @property
@@ -554,19 +572,14 @@ class Sequence:
 
     def note(self, trade: Trade) -> None:
         """Know that a trade exists, whatever becomes of it."""
-        self._fallen = 0
+        self._fallen.clear()
         if trade.last > self.seen:
             self.seen, self.seen_ts = trade.last, trade.ts
 
     def skip(self, trade: Trade) -> None:
-        """Count a duplicate; raise BuildFailError where pushes with newer times have nothing but ids stored already."""
+        """Count a duplicate; raise BuildFailError where OKX's ids fell."""
         self.skipped += 1
-        if trade.repaired or not self.last or trade.last > self.last or trade.ts <= self.ts:
-            self._fallen = 0
-            return
-        self._fallen += 1
-        if self._fallen >= FALLEN_PUSHES:
-            raise ids_fell(trade, self.last, self.ts)
+        self._fallen.add(trade, self._stored, self.ts)
 
     def expect(self, last: int, ts: str) -> None:
         """Declare that the ids up to `last`, of the time `ts` (ms), are wanted, and none above: those don't wait."""
@@ -574,7 +587,11 @@ class Sequence:
         self.waiting = [trade for trade in self.waiting if trade.last <= last]
 
     def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
-        """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest."""
+        """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest.
+
+        Where late pushes have gone further meanwhile, or the last one's time was wrong, it never goes back.
+        """
+        first = max(first, self.next or 0)
         self.next, self.ts, self._patched = first, ts, True
         self.waiting = [trade for trade in self.waiting if trade.first >= first]
         return self._waited()
@@ -621,7 +638,8 @@ class Sequence:
 
     def _store(self, trade: Trade) -> None:
         self._patched = trade.repaired or (self._patched and trade.ts == self.ts)
-        self.next, self.ts, self._fallen = trade.last + 1, trade.ts, 0
+        self.next, self.ts, self._stored = trade.last + 1, trade.ts, trade.last
+        self._fallen.clear()
 
     def _wait(self, trade: Trade) -> None:
         """Let a trade wait, unless it overlaps others: then neither is believed, and REST gives their ids."""
@@ -1378,9 +1396,13 @@ class TradeWriter:
     def abandon(self) -> None:
         """Drop what is buffered and close the file as it is, after a failed write."""
         self._lines.clear()
-        self._day = self._second = ""
+        self.turn_anew()
         with contextlib.suppress(OSError):
             self.close_file(sync=False)
+
+    def turn_anew(self) -> None:
+        """Take the next trade for the first of its day: whether that fits is judged again. Nothing may be buffered."""
+        self._day = self._second = ""
 
 
 # -------------------------------------------------------------------------------------------------------------- REST
@@ -2669,17 +2691,40 @@ class ArchiveSource:
         return trades
 
 
-async def is_out_of_reach(rest: Rest, inst_id: str, upto: int, newest: int) -> bool:
-    """Ask REST whether it shows any id below `upto`: ABSENT_ANSWERS over ABSENT_S that do not are believed.
+class RestReach:
+    """Finds out which of the missing ids REST does not reach back to: it serves two to three months."""
 
-    Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
-    """
-    for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
-        rows = parse_rows(inst_id, await rest.history(inst_id, max(upto, 1)))[0]
-        if any(row.last < upto for row in rows) or not await rest.history(inst_id, newest + 1):
-            return False
-        await asyncio.sleep(pause)
-    return True
+    def __init__(self, rest: Rest, inst_id: str) -> None:
+        self.begin = -1  # REST shows nothing below this id
+        self._rest = rest
+        self._inst_id = inst_id
+        self._stalled = (-1, 0.0)  # the lowest missing id, and since when it is that
+
+    def is_stalled(self, low: int) -> bool:
+        """Tell whether this has been the lowest missing id for ABSENT_S, though REST was asked."""
+        if low != self._stalled[0]:
+            self._stalled = (low, monotonic())
+        return monotonic() - self._stalled[1] > ABSENT_S
+
+    async def look(self, high: int, ends: Iterable[int], newest: int) -> None:
+        """Look which of the `ends` of ranges that hold the missing id `high` REST does not reach; largest first."""
+        for end in ends:
+            if max(high, self.begin - 1) < end and await self._shows_nothing_below(end, newest):
+                self.begin = end
+                break
+        self._stalled = (self._stalled[0], monotonic())
+
+    async def _shows_nothing_below(self, end: int, newest: int) -> bool:
+        """Ask REST ABSENT_ANSWERS times over ABSENT_S whether it shows any id below `end`.
+
+        Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
+        """
+        for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
+            rows = parse_rows(self._inst_id, await self._rest.history(self._inst_id, max(end, 1)))[0]
+            if any(row.last < end for row in rows) or not await self._rest.history(self._inst_id, newest + 1):
+                return False
+            await asyncio.sleep(pause)
+        return True
 
 
 class RangeFill:
@@ -2709,8 +2754,7 @@ class RangeFill:
         self._end_ts = milliseconds(gap.before_utc) or newest()[1]
         self._floor_ts = milliseconds(gap.after_utc)  # where the range has no lower id: what is older is not wanted
         self._backfill = Backfill(files.inst_id, services, self.sequence, store, self._pass_over, late_s=0.0)
-        self._unreached = -1  # REST shows nothing below this id
-        self._stalled = (-1, 0.0)  # the lowest missing id, and since when it is that
+        self._reach = RestReach(services.rest, files.inst_id)
 
     @property
     def done(self) -> bool:
@@ -2741,7 +2785,7 @@ class RangeFill:
             await asyncio.sleep(0)  # live trades first
         else:
             await self._take_pages()
-        while (hole := next(self.sequence.missing(), None)) and hole[1] < self._unreached and self._pass_hole(*hole):
+        while (hole := next(self.sequence.missing(), None)) and hole[1] < self._reach.begin and self._pass_hole(*hole):
             pass
 
     def _begin_with(self, trade: Trade) -> None:
@@ -2759,7 +2803,7 @@ class RangeFill:
         low = sequence.next or 0
         if not source.is_open:
             day = source.next_day(sequence.ts)
-            if low >= self._unreached and (self.end - low <= ARCHIVE_IDS or sequence.waiting):
+            if low >= self._reach.begin and (self.end - low <= ARCHIVE_IDS or sequence.waiting):
                 return False
             if day > archive_day(self._end_ts) or not await source.open(day):
                 return False
@@ -2779,8 +2823,6 @@ class RangeFill:
         if not source.is_open:  # only what archives left out, where that is missing
             upto = source.listed[1] if low < source.listed[1] else self.end - 1
             sequence.expect(min(upto, self.end - 1), self._end_ts)
-        if low != self._stalled[0]:
-            self._stalled = (low, monotonic())
         pages = self._backfill.repair.next_pages(monotonic())
         if not pages:
             await asyncio.sleep(LATE_S / 5)
@@ -2788,21 +2830,9 @@ class RangeFill:
             with contextlib.suppress(TimeoutError):  # REST may be dead, while an archive has come meanwhile
                 async with asyncio.timeout(ARCHIVE_RETRY_S):
                     await self._backfill.ask(pages, lambda: not self.done)
-        if low == sequence.next and monotonic() - self._stalled[1] > ABSENT_S:
-            await self._find_reach()
-            self._stalled = (low, monotonic())
-
-    async def _find_reach(self) -> None:
-        """Find out whether REST reaches what is missing: all of the range, all that archives list, the lowest hole."""
-        hole = next(self.sequence.missing(), None)
-        if hole is None or hole[1] < self._unreached:
-            return
-        for upto in (self.end, self._source.listed[1], hole[1] + 1):
-            if hole[1] < upto and await is_out_of_reach(
-                self._services.rest, self._files.inst_id, upto, self._newest()[0]
-            ):
-                self._unreached = upto
-                return
+        hole = next(sequence.missing(), None)
+        if hole and low == hole[0] and self._reach.is_stalled(low):
+            await self._reach.look(hole[1], (self.end, source.listed[1], hole[1] + 1), self._newest()[0])
 
     def _pass_hole(self, low: int, high: int) -> bool:
         """Decide about the lowest missing ids, which REST does not reach; return False where that takes an archive."""
@@ -2945,10 +2975,16 @@ class History:
         days = known + ([first.time_utc[:10]] if first else [])
         if not days or min(days) <= day:
             return
-        open_ended = [gap for gap in [*gaps.of("pending"), *gaps.of("start")] if gap.after_id is None]
-        edges = [Boundary(gap.before_id, gap.before_utc) for gap in open_ended] or ([first] if first else [])
-        before = min(edges)  # not the first line's id, if it can be: that line may hold several
-        gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
+        edges = [
+            Boundary(gap.before_id, gap.before_utc) if gap.after_id is None else Boundary(gap.first, gap.after_utc)
+            for gap in gaps.of("pending")
+        ]
+        if first:  # not its line's id, if it can be: that line may hold several; lower starts are of removed files
+            starts = (Boundary(gap.before_id, gap.before_utc) for gap in gaps.of("start") if gap.after_id is None)
+            edges.append(max((start for start in starts if start.trade_id <= first.trade_id), default=first))
+        if edges:
+            before = min(edges)
+            gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
 
     async def run(self) -> None:
         """Fill what is pending, for ever."""
@@ -2972,6 +3008,7 @@ class History:
 
     async def _fill_range(self, gap: Gap) -> None:
         self._source.begin_range()
+        self.writer.turn_anew()  # what did not fit may have been of the day that this range begins with
         self._day = ""
         self._fill = fill = RangeFill(gap, self._files, self._services, self._source, self._newest, self._store)
         await fill.find_lower_edge()
@@ -3341,10 +3378,11 @@ def dates(first: date, last: date) -> list[str]:
 def touches(gap: Gap, day: str) -> bool:
     """Tell whether a gap may hold trades of a day.
 
-    A pending range that goes over midnight ends with the first id of a day, so it holds nothing of that day.
+    A pending range that ends in the first minute of a day ends with that day's first id, so it holds nothing of it.
     """
     begin, end = gap.after_utc[:10], gap.before_utc[:10] or "9"
-    return begin <= day < end or (day == end and (begin == end or gap.reason != "pending"))
+    ends_with_day = gap.reason == "pending" and begin < end and gap.before_utc[11:16] == "00:00"
+    return begin <= day < end or (day == end and not ends_with_day)
 
 
 def is_hole(gap: Gap) -> bool:
@@ -3685,12 +3723,17 @@ def saved_verdicts(vault: Vault, inst_id: str) -> dict[str, Verdict]:
     return {verdict.day: verdict for line in lines if (verdict := Verdict.parse(inst_id, line))}
 
 
-def save_verdict(vault: Vault, verdict: Verdict) -> None:
-    """Append a verdict to the audit file, on the disk when this returns; raise OSError or VaultError."""
-    path = vault.folder_of(audit_path(vault, verdict.inst_id))
+def verdicts_to_append_to(vault: Vault, inst_id: str) -> Path:
+    """Return the audit file, without what a crash left of a line; raise OSError or VaultError."""
+    path = vault.folder_of(audit_path(vault, inst_id))
     if path.exists():
         cut_torn_end(path)
-    with path.open("ab") as file:
+    return path
+
+
+def save_verdict(vault: Vault, verdict: Verdict) -> None:
+    """Append a verdict to the audit file, on the disk when this returns; raise OSError or VaultError."""
+    with verdicts_to_append_to(vault, verdict.inst_id).open("ab") as file:
         file.write(verdict.line(utc(f"{time.time_ns() // 1_000_000:013}")))
         file.flush()
         os.fsync(file.fileno())
@@ -4009,6 +4052,7 @@ class Exporter:
         recorder = Recorder(instrument, files, services, history.wake, self._since)
         try:
             recorder.recover()
+            verdicts_to_append_to(self._vault, instrument.inst_id)
             if self._since not in {"", "now"}:
                 history.fetch_since(self._since)
         except OSError as exc:

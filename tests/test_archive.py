@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import io
-import tempfile
 import zipfile
 from datetime import date
 from decimal import Decimal
@@ -268,7 +267,7 @@ def test_a_damaged_file_is_refused_or_read_as_it_was(damage: list[tuple[int, int
     content = bytearray(WHOLE)
     for at, bits in damage:
         content[at] ^= bits
-    with tempfile.TemporaryFile() as file, contextlib.suppress(ArchiveDamagedError):
+    with io.BytesIO() as file, contextlib.suppress(ArchiveDamagedError):
         assert read(bytes(content), file) == (TRADES, [])
 
 
@@ -281,5 +280,5 @@ def test_damage_where_the_zip_says_how_it_is_packed_is_seen(method: int, offset:
     content[directory + 10] = method
     end = content.rindex(b"PK\5\6")
     content[end + 19] ^= offset
-    with tempfile.TemporaryFile() as file, pytest.raises(ArchiveDamagedError):
+    with io.BytesIO() as file, pytest.raises(ArchiveDamagedError):
         read(bytes(content), file)

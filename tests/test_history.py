@@ -2,7 +2,7 @@
 
 import gzip
 import random
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,8 @@ import pytest
 from fake_okx import BTC, ETH, REST_LIMITS, FakeOKX, Row, crossing_times
 from harness import (
     Exporter,
+    MakeExporter,
+    MakeOKX,
     assert_judges_content,
     assert_vault_equals_ledger,
     assert_whole,
@@ -21,8 +23,6 @@ from harness import (
     to_utc,
 )
 
-MakeExporter = Callable[..., Exporter]
-MakeOKX = Callable[..., FakeOKX]
 SETTINGS: dict[str, object] = {  # patience in tenths of a second where people have seconds
     "ASK_AGAIN_S": [0.05, 0.3],
     "ABSENT_S": 1.0,
@@ -60,6 +60,11 @@ def finish(okx: FakeOKX, exporter: Exporter) -> None:
 def stored_bytes(vault: Path) -> int:
     """Return how much is in the plain day files of all instruments."""
     return sum(path.stat().st_size for path in (vault / "raw").rglob("*.jsonl"))
+
+
+def has_stored(recorder: Exporter, size: int) -> bool:
+    """Tell whether the day files hold more bytes than these, or all that is pending."""
+    return stored_bytes(recorder.vault) > size or not recorder.pending()
 
 
 def test_sixty_hours_off_are_whole_again_behind_the_present_day(exporter: MakeExporter, make_okx: MakeOKX) -> None:
@@ -157,10 +162,7 @@ def test_killed_again_and_again_it_goes_on_where_the_files_end(
         size = stored_bytes(recorder.vault)
         recorder.start_capture()
         goal = size + chance.randrange(200_000)
-        recorder.wait_until(
-            lambda goal=goal: stored_bytes(recorder.vault) > goal or not recorder.pending(),  # type: ignore[misc]
-            what="more is stored",
-        )
+        recorder.wait_until(partial(has_stored, recorder, goal), what="more is stored")
         recorder.kill()
         okx.set_rate(0)
         for inst_id in okx.markets:
@@ -222,9 +224,11 @@ def test_days_are_compressed_while_history_is_pending(
 def test_the_day_that_history_stands_in_is_compressed_under_it(exporter: MakeExporter, make_okx: MakeOKX) -> None:
     """What is written to a file that was removed is fetched again."""
     okx = make_okx(start="2026-11-20T21:00:00Z", instruments=[BTC])
-    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC], "FSYNC_S": 60.0}))
+    recorder = stopped_at(
+        okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC], "FSYNC_S": 60.0, "ROUND_PAGES": 3})
+    )
     okx.pass_hours(60, trades=4000)
-    okx.faults.rest_latency_s = 0.5
+    okx.faults.rest_latency_s = 0.2
     recorder.start_capture()
     second = day_path(recorder.vault, "2026-11-22")
     recorder.wait_until(lambda: second.exists() and second.stat().st_size > 50_000, what="the past's second day")
@@ -254,8 +258,10 @@ def test_midnight_passes_while_history_runs(exporter: MakeExporter, make_okx: Ma
 def test_a_live_gap_is_repaired_while_history_waits(exporter: MakeExporter, make_okx: MakeOKX) -> None:
     """From its first request to its last, history asks for nothing."""
     okx = make_okx(start="2026-11-20T12:00:00Z", instruments=[BTC])
-    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC], "ABSENT_S": 30.0}))
-    okx.pass_hours(60, trades=20_000)
+    recorder = stopped_at(
+        okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC], "ABSENT_S": 30.0, "ROUND_PAGES": 5})
+    )
+    okx.pass_hours(60, trades=10_000)
     okx.faults.rest_latency_s = 0.2
     recorder.start_capture()
     recorder.wait_until(day_path(recorder.vault, "2026-11-21").exists, what="the past begins")
@@ -312,8 +318,8 @@ def test_a_bad_row_costs_its_id_alone(exporter: MakeExporter, make_okx: MakeOKX)
     recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC]}))
     okx.pass_hours(60, trades=2000)
     bad = [okx.ledger[BTC][index].trade_id for index in (300, 301, 450, 1200)]
-    rows: list[Row] = [{"px": "NaN"}, {"sz": 5}, {"side": ""}, {"ts": ""}]
-    for trade_id, fields in zip(bad, rows, strict=True):
+    garbled: tuple[Row, ...] = ({"px": "NaN"}, {"sz": 5}, {"side": ""}, {"ts": ""})
+    for trade_id, fields in zip(bad, garbled, strict=True):
         okx.corrupt(trade_id, fields)
     recorder.start_capture()
     recorder.wait_until_whole()
@@ -323,7 +329,7 @@ def test_a_bad_row_costs_its_id_alone(exporter: MakeExporter, make_okx: MakeOKX)
     gaps = [gap for gap in read_gaps(recorder.vault) if gap["reason"] == "unrepaired"]
     named = [trade_id for trade_id in bad for gap in gaps if int(gap["after_id"]) < trade_id < int(gap["before_id"])]
     assert (named, sum(int(gap["before_id"]) - int(gap["after_id"]) - 1 for gap in gaps)) == (bad, 4)
-    assert recorder.log.count("A row of REST stays bad") == 4
+    assert recorder.log.count("REST keeps sending an invalid row") == 4
     assert "px='NaN'" in recorder.log
     assert assert_vault_equals_ledger(recorder.vault, okx).missing == 4
 
