@@ -126,7 +126,7 @@ def test_a_pending_range_that_ends_in_the_midst_of_a_day_is_no_difference(
     first = next(push.first_id for push in okx.pushes[BTC] if to_utc(push.ts) >= "2026-11-19T09:30:00")
     write_gap(recorder.vault, "pending", (last, first), ("2026-11-18T22:00:00.000Z", "2026-11-19T09:30:00.000Z"))
     run = recorder.run("--audit", "2026-11-18..2026-11-19")
-    assert "2 days: 0 agreeing, 0 differing, 2 pending" in run.stdout, run.stdout
+    assert "2 days of 1 instrument: 0 agreeing, 0 differing, 2 pending" in run.stdout, run.stdout
 
 
 def test_a_torn_verdict_is_cut_at_start(exporter: MakeExporter, make_okx: MakeOKX) -> None:
