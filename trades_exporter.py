@@ -2,21 +2,28 @@
 
     OKX WebSocket "trades" -> validate -> LRU dedup -> sequence, repair over REST
         -> Vault/raw/okx/trades_perps/{INSTID}/{DATE}.jsonl
-    OKX archives and REST -> the past, day by day, behind it
+    OKX archives and REST -> earlier days, fetched in the background, into the same files
 
-The idea that carries it: the exchange is the write-ahead log. Trade ids rise by one per trade and OKX serves each of
-them for months, so nothing that is only in memory is precious. A day's file is at any moment a gapless prefix of the
-exchange's own sequence: a push is written when it continues the file, and whatever is missing is fetched in order
-before anything newer of that day is written. A lost message, a reconnect, a restart after `kill -9` and a full disk are
-one and the same case: the next trade does not continue the last stored one.
+The idea: OKX numbers the trades of an instrument without gaps and serves each of them for months, so whatever is lost
+in memory can be fetched again. A day's file is at any moment a gapless prefix of OKX's own sequence: a push is written
+when it continues the file, and whatever is missing is fetched in order before anything newer of that day is written. A
+lost message, a reconnect, a restart after `kill -9` and a full disk are one and the same case: the next trade does not
+continue the last stored one.
 
-What is missing before the present UTC day is put on record as `pending` and fetched in the background. Live capture and
-this history use the same four things: a Sequence (what may be written, what is missing), a Backfill (asks REST for it),
-a TradeWriter (lines on disk) and the gaps file.
+What is missing of earlier UTC days is put on record as `pending` and fetched in the background. Live capture and this
+history use the same four things: a Sequence (what may be written, what is missing), a Backfill (asks REST for it), a
+TradeWriter (lines on disk) and the gaps file.
+
+    push          what OKX sends at once: one or several single trades of one taker order at one price; one line
+    single trade  what REST and archives list, each with an id of its own
+    gap           a range of ids that is not stored; on record: named in the gaps file, with one of these reasons:
+    start         before the first stored trade     pending  of an earlier day, being fetched
+    absent        OKX has no trades with these ids  horizon  OKX no longer has them
+    unrepaired    REST did not help in time
 
 The sections, each using only what stands above it: settings, errors and words, instrument, trade, dedup, sequence,
-repair, vault, REST, archives, feed, backfill, recorder, history, verify, audit, exporter, command line. What decides
-the truth (trade, dedup, sequence, repair) has no socket, clock or file in it. Facts about OKX's wire format come from
+repair, vault, REST, archives, feed, backfill, recorder, history, verify, audit, exporter, command line. Trade, dedup,
+sequence and repair do no I/O and read no clock, so they can be tested alone. Facts about OKX's wire format come from
 https://www.okx.com/docs-v5/en/.
 """
 
@@ -90,37 +97,37 @@ FIRST_DAY = "2021-11-01"  # before it the archives do not name the taker
 HERE = Path(__file__).resolve().parent
 
 DEDUP_KEYS = 10_000  # newest keys per instrument that are known to be stored
-FALLEN_PUSHES = 10  # so many pushes in a row with newer times and ids that are stored already: the ids fell
-CLOCK_S = 86_400.0  # a trade is never further ahead of this PC's clock and of OKX's
-WAITING_TRADES = 200_000  # pushes that may wait in memory behind repairs, all instruments together
+FALLEN_PUSHES = 10  # pushes in a row with newer times than the last line and no higher id: OKX's ids fell
+CLOCK_S = 86_400.0  # a trade's time is at most this far ahead of this PC's clock or of OKX's
+WAITING_TRADES = 200_000  # pushes that may wait in memory for a repair, all instruments together
 
-LATE_S = 0.25  # a late or shuffled push may arrive within this, before REST is asked
+LATE_S = 0.25  # wait for late or shuffled pushes, before REST is asked
 LOOKAHEAD_TRADES = 20_000  # trades fetched ahead of ids that OKX does not show: 15 s of REST at its full rate
 PAGE = 100  # trades in a page of history-trades, OKX's maximum
 ROUND_PAGES = 20  # pages asked for at a time: two seconds of OKX's rate limit
 ASK_AGAIN_S = (0.25, 3.75)  # first and longest pause before ids that an answer lacked are asked for again
-ABSENT_ANSWERS, ABSENT_S = 5, 15.0  # so many answers over so long show later ids and not these: they do not exist
-UNREPAIRED_S = 1800.0  # no answer of REST helped for so long: gaps go on record and capture goes on
-BAD_ROW_S = 15.0  # a bad row from REST is asked for again for so long before it is believed
-MIDNIGHT_S = 900.0  # what is missing from longer before midnight than this is history
-CROSSING_S = 1.0  # times of neighbouring trades may cross at midnight within this
+ABSENT_ANSWERS, ABSENT_S = 5, 15.0  # answers, and time between the first and the last, that prove an id absent
+UNREPAIRED_S = 1800.0  # without an answer of REST that helped: gaps go on record, and capture goes on
+BAD_ROW_S = 15.0  # a bad row from REST is asked for again for this long, before it is believed
+MIDNIGHT_S = 900.0  # a gap that begins earlier than this before midnight is left to history
+CROSSING_S = 1.0  # at midnight, times of neighbouring trades may cross by this much
 
-ARCHIVE_IDS = 5_000  # with so many ids to fetch an archive is quicker than REST
-ARCHIVE_RETRY_S = 600.0  # an archive that can't be had is asked for again after so long
-ARCHIVE_STALL_S = 30.0  # a download that brings nothing for so long has failed
+ARCHIVE_IDS = 5_000  # from this many ids on, an archive is quicker than REST
+ARCHIVE_RETRY_S = 600.0  # pause before an archive that could not be downloaded is asked for again
+ARCHIVE_STALL_S = 30.0  # a download that brings nothing for this long has failed
 ARCHIVE_BYTES = 4 << 30  # the longest archive, unpacked, that is believed; real ones stay below 400 MB
 ARCHIVE_CHUNK = 32 << 10  # unpacked and turned into lines at a time: a few ms, so that live trades don't wait
-ARCHIVE_LATE_DAYS = 7  # an archive that is not there so long after its day never comes
-HISTORY_FREE_BYTES = 2 << 30  # with less room on the disk history stops
-HISTORY_WAIT_S = 5.0  # between looks whether it may go on
+ARCHIVE_LATE_DAYS = 7  # an archive that is missing this long after its day is never published
+HISTORY_FREE_BYTES = 2 << 30  # history waits while the disk has less room than this
+HISTORY_WAIT_S = 5.0  # pause between looks at the free room
 
-FLUSH_LINES = 128  # lines go to the file when all that came is taken, or when there are so many
-FSYNC_S = 1.0  # what a power cut can take
-PROBE = ".probe-"  # temporary files begin so: what is written to see whether anything can be, and downloads
-PROBE_BYTES = 256 << 10  # that much room is enough to go on
+FLUSH_LINES = 128  # buffered lines that go to the file even if more trades are waiting to be taken
+FSYNC_S = 1.0  # pause between fsyncs: a power cut loses at most this much
+PROBE = ".probe-"  # prefix of temporary files: downloads, and probes whether the disk can be written
+PROBE_BYTES = 256 << 10  # a failed write is tried again when this much can be written
 RETRY_WRITE_S = 1.0  # pause between attempts to write to a full or vanished disk
-LOG_AGAIN_S = 60.0  # a condition that lasts is logged at most so often
-FORGET_S = 120.0  # what failed and was not tried again for so long is no outage any more
+LOG_AGAIN_S = 60.0  # pause between two log lines about a condition that lasts
+FORGET_S = 120.0  # an endpoint that failed and was not asked again for this long is no outage any more
 TAIL_BYTES = 4 << 20  # read from the end of the newest files at start: more than DEDUP_KEYS lines
 LAST_LINE_BYTES = 64 << 10  # read from the end of each older file
 TORN_BYTES = 64 << 20  # the longest torn end that is believed to be one
@@ -128,7 +135,7 @@ TORN_BYTES = 64 << 20  # the longest torn end that is believed to be one
 REST_TIMEOUT_S = 10.0  # one request, from connecting to the last byte
 REST_BODY_BYTES = 16 << 20  # the longest answer that is read; real ones stay below 1 MB
 REST_WINDOW_S = 2.08  # OKX counts requests per 2 s; the rest is for the jitter of the network
-LATE_TURN_S = 0.05  # a request that is later than that gets a new turn
+LATE_TURN_S = 0.05  # a request that is later than its turn by this much gets a new turn
 REST_LIMITS = {  # requests in that time and per IP
     "/api/v5/public/instruments": 20,
     "/api/v5/public/time": 10,
@@ -136,29 +143,29 @@ REST_LIMITS = {  # requests in that time and per IP
     "/api/v5/market/history-trades": 20,
     "/api/v5/market/history-candles": 20,
 }
-METADATA_S = 15.0  # REST silent for so long at start: saved metadata will do
+METADATA_S = 15.0  # without an answer of REST at start, saved metadata is used
 
 CONNECT_S = 10.0  # for the TCP, TLS and WebSocket handshakes together
 NEXT_ADDRESS_S = 0.25  # a host's next address is tried beside one that does not answer within this
 SUBSCRIBE_S = 10.0  # for the acks of all instruments
 PING_AFTER_S = 20.0  # of silence; OKX cuts a silent connection after 30 s
 WATCH_S = 0.25  # between looks at what has been heard
-PONG_S = 10.0  # for anything at all to arrive after that ping
+PONG_S = 10.0  # after a ping, for anything at all to arrive
 INSTRUMENT_SILENT_S = 60.0  # then REST is asked whether there were trades
-NOTICE_S = 60.0  # an upgrade notice (64008) so soon after the last one is ignored
-STEADY_S = 10.0  # a connection that held so long was a good one: the next backoff starts afresh
-REJECTED_S = 600.0  # a refused subscription after a reconnect is believed when it lasts so long without a break
-REJECTIONS_APART_S = 60.0  # refusals further apart are not without a break: the PC slept, or nothing could be reached
+NOTICE_S = 60.0  # an upgrade notice (64008) this soon after the last one is ignored
+STEADY_S = 10.0  # a connection that lasted this long: the next backoff starts afresh
+REJECTED_S = 600.0  # a subscription that is refused for this long after a reconnect is refused for good
+REJECTIONS_APART_S = 60.0  # refusals further apart than this are not one: the PC slept, or OKX was not reached
 FRAME_BYTES = 2 << 20  # the longest frame that is read; real ones stay below 100 KB
 REJECTIONS = {"60008", "60012", "60013", "60018", "60019", "64001", "64002"}  # of a subscription, for good
 
-STOP_S = 4.0  # for everything to be on disk after a signal; then it ends all the same
+STOP_S = 4.0  # after a signal, for everything to be on disk; then it ends all the same
 LEAVE_S = 0.5  # for threads to end that hang in the system's DNS or in a dead disk
 STATS_S = 60.0
 OLD_TRADE_S = 60.0  # Stats warns where the newest trade is older
 PROGRESS_S = 5.0  # a repair that takes longer says how far it is
 LOG_BYTES, LOG_FILES = 10_000_000, 5
-AUDIT_AFTER_S = 300.0  # a finished day is audited so long after the first line of the next
+AUDIT_AFTER_S = 300.0  # a finished day is audited this long after the first line of the next
 AUDIT_PATIENCE_S = 60.0  # for OKX to give candles
 CANDLES = 300  # in a page of history-candles, OKX's maximum
 AUDIT_PAUSE_S = 0.01  # between pieces of a file that is audited in the background
@@ -262,7 +269,7 @@ def symbol_canon(inst_id: str) -> str:
 
 
 class Trade(NamedTuple):
-    """A push of OKX (one or several single trades of one taker order at one price) or a single trade."""
+    """One line of a file: a push of OKX (single trades of one taker order at one price), or a single trade."""
 
     first: int  # id of the first single trade in it
     last: int  # id of the last one: OKX's tradeId
@@ -517,6 +524,25 @@ class FallenIds:
         self._pushes = 0
 
 
+def insert_by_id(waiting: list[Trade], trade: Trade) -> bool:
+    """Insert a trade into trades that are sorted by id and don't overlap; return False where it is there already.
+
+    Where it overlaps others without being equal to one, neither is believed, and they leave: REST gives their ids.
+    """
+    low = high = bisect.bisect_left(waiting, trade.first, key=first_id)
+    while low and waiting[low - 1].last >= trade.first:
+        low -= 1
+    while high < len(waiting) and waiting[high].first <= trade.last:
+        high += 1
+    if low == high:
+        waiting.insert(low, trade)
+    elif any((other.first, other.last) == (trade.first, trade.last) for other in waiting[low:high]):
+        return False
+    else:
+        waiting[low:high] = [other for other in waiting[low:high] if other.repaired]
+    return True
+
+
 class Sequence:
     """Decides for one instrument which trades may be written now, in order and once, and which ids are missing.
 
@@ -536,7 +562,7 @@ class Sequence:
         self._patched = True  # the file's end may hold single trades out of an aggregate of the millisecond `ts`
 
     def restart(self, last: int | None, ts: str) -> None:
-        """Go on behind the stored trade `last` of the time `ts` (ms). What waits is dropped: it will be fetched."""
+        """Continue after the stored trade `last` of the time `ts` (ms). What waits is dropped: it will be fetched."""
         self.next, self.ts, self._patched = None if last is None else last + 1, ts, True
         self._stored = -1 if last is None else last
         self.waiting.clear()
@@ -545,6 +571,11 @@ class Sequence:
     def last(self) -> int | None:
         """Return the last id that is stored or on record as missing."""
         return None if self.next is None else self.next - 1
+
+    @property
+    def begin_unknown(self) -> bool:
+        """Tell whether nothing is stored, and the lowest id that is wanted is not known yet (restart with -1)."""
+        return self.next == 0
 
     @property
     def open(self) -> bool:
@@ -616,7 +647,7 @@ class Sequence:
         return not i or self.waiting[i - 1].last < trade_id
 
     def give_up(self, upto: int, reason: str) -> list[Trade | Gap]:
-        """Put all missing ids up to `upto` on record, and go on behind them."""
+        """Put all missing ids up to `upto` on record, and continue after them."""
         out: list[Trade | Gap] = []
         while (gap := next(self.missing(), None)) and gap[0] <= upto:
             before = min(gap[1], upto) + 1
@@ -628,11 +659,10 @@ class Sequence:
         return out
 
     def _continues(self, trade: Trade) -> bool:
-        """Tell whether a push with the right first id is sure not to hold what is stored already.
+        """Tell whether a push that begins at `next` can be appended: it must not hold a trade that is stored already.
 
-        Taker orders that fill against liquidity of both `source`s may be pushed as two aggregates with interleaved
-        ids: one of them seems to begin later than it does; and without a count nothing is known. What is of another
-        millisecond than the last stored trade can't hold that one.
+        Two pushes of one taker order, one for each `source`, may have interleaved ids: then one seems to begin later
+        than it does. That is possible only in the millisecond of the last stored trade, and only if that was fetched.
         """
         return (trade.counted and trade.first == trade.last) or trade.ts != self.ts or not self._patched
 
@@ -642,21 +672,10 @@ class Sequence:
         self._fallen.clear()
 
     def _wait(self, trade: Trade) -> None:
-        """Let a trade wait, unless it overlaps others: then neither is believed, and REST gives their ids."""
-        waiting = self.waiting
-        low = high = bisect.bisect_left(waiting, trade.first, key=first_id)
-        while low and waiting[low - 1].last >= trade.first:
-            low -= 1
-        while high < len(waiting) and waiting[high].first <= trade.last:
-            high += 1
-        if low == high:
-            waiting.insert(low, trade)
-        elif any((other.first, other.last) == (trade.first, trade.last) for other in waiting[low:high]):
+        if not insert_by_id(self.waiting, trade):
             self.skipped += 1
-        else:
-            waiting[low:high] = [other for other in waiting[low:high] if other.repaired]
-        if len(waiting) > self._limit:
-            self.waiting = [other for other in waiting if other.repaired]
+        if len(self.waiting) > self._limit:
+            self.waiting = [other for other in self.waiting if other.repaired]
 
     def _waited(self) -> list[Trade | Gap]:
         """Return the waiting trades whose turn has come."""
@@ -815,7 +834,7 @@ class Repair:
         return pause
 
     def _look_for_a_hole(self, after: int, ids: list[int], now: float) -> None:
-        """Begin a search where a walked page showed none of its ids and more are missing behind it; go on with one."""
+        """Begin a search where a walked page showed none of its ids and more are missing after it; go on with one."""
         search, sequence = self._search, self.sequence
         if search is None:
             low, top = after - PAGE, ids[-1] if ids else -1
@@ -897,6 +916,11 @@ class Patience:
 
 
 # ------------------------------------------------------------------------------------------------------------- vault
+
+
+def utc_now() -> str:
+    """Return this PC's time, as in the files: 2025-12-14T21:34:56.123Z."""
+    return utc(f"{time.time_ns() // 1_000_000:013}")
 
 
 class LogThrottle:
@@ -1118,7 +1142,7 @@ class Vault:
 
 
 class GapsFile:
-    """An instrument's gaps file: a line is there before what lies behind it is stored, and is kept true afterwards."""
+    """An instrument's gaps file: a line is there before the trades after it are stored, and is kept true."""
 
     def __init__(self, vault: Vault, inst_id: str) -> None:
         self._vault = vault
@@ -1135,7 +1159,7 @@ class GapsFile:
 
     def add(self, gaps: list[Gap]) -> None:
         """Put gaps on record, on the disk when this returns; raise OSError where that fails."""
-        recorded_utc = utc(f"{time.time_ns() // 1_000_000:013}")
+        recorded_utc = utc_now()
         with self._vault.folder_of(self._path).open("ab") as file:
             file.writelines(gap.line(self._inst_id, recorded_utc) for gap in gaps)
             file.flush()
@@ -1164,7 +1188,7 @@ class GapsFile:
         """Make the file say what is missing now, if it does not; where that fails the next call tries again."""
         if not self._replace:
             return
-        recorded_utc = utc(f"{time.time_ns() // 1_000_000:013}")
+        recorded_utc = utc_now()
         try:
             self._vault.replace(self._path, b"".join(gap.line(self._inst_id, recorded_utc) for gap in self._gaps))
             self._replace = False
@@ -1246,7 +1270,7 @@ class TradeFiles:
         return max((end for end in self._ends.values() if end.trade_id < before), default=None)
 
     def live_edge(self) -> Boundary | None:
-        """Return the trade behind which live capture goes on: the highest stored one, or the last that is pending."""
+        """Return the trade after which live capture continues: the highest stored one, or the last pending one."""
         end, pending = self.highest(), self.gaps.pending()
         if pending and (end is None or end.trade_id < pending[-1].before_id - 1):
             return Boundary(pending[-1].before_id - 1, pending[-1].before_utc)
@@ -1313,7 +1337,7 @@ class TradeWriter:
     def store(self, items: Iterable[Trade | Gap]) -> None:
         """Put gaps on record and buffer lines; what is buffered goes to the file before another day's lines."""
         gaps = [item for item in items if isinstance(item, Gap)]
-        if gaps:  # on the disk before anything behind them
+        if gaps:  # on the disk before anything after them
             self._files.gaps.add(gaps)
         for item in items:
             if isinstance(item, Gap):
@@ -2138,7 +2162,7 @@ class Services:
 
 
 def first_break(trades: list[Trade]) -> int:
-    """Return the first id that is missing between these single trades, or the one behind them."""
+    """Return the first id that is missing between these single trades, or the one after them."""
     upto = next((low.last for low, high in itertools.pairwise(trades) if high.last > low.last + 1), None)
     return 1 + (upto if upto is not None else trades[-1].last if trades else -1)
 
@@ -2379,7 +2403,7 @@ class LiveRepair:
     def _reaches_past(self) -> bool:
         """Tell whether what is missing reaches back over midnight for so long that it is history."""
         sequence = self._sequence
-        return sequence.last == -1 or int(sequence.ts or 0) < int(self._midnight()) - MIDNIGHT_S * 1000
+        return sequence.begin_unknown or int(sequence.ts or 0) < int(self._midnight()) - MIDNIGHT_S * 1000
 
     async def _find_day(self) -> None:
         """Leave to history what is missing before the day of the newest known trade."""
@@ -2454,11 +2478,11 @@ class Recorder:
         self._flush_due = self._repairing = False
 
     def recover(self) -> None:
-        """Go on behind what is stored, at start; raise OSError where that fails."""
+        """Continue after what is stored, at start; raise OSError where that fails."""
         self._go_on(self._files.recover())
 
     def _go_on(self, keys: list[str]) -> None:
-        """Go on behind the highest stored id, or behind the highest pending range; `keys`: newest dedup keys."""
+        """Continue after the highest stored or pending id; `keys`: newest dedup keys."""
         end = self._files.live_edge()
         if end is None and self._since not in {"", "now"}:
             end = Boundary(-1, utc(midnight_of(self._since)))  # nothing is stored, and not even the lowest id is known
@@ -2498,7 +2522,7 @@ class Recorder:
         Where nothing is stored and the record is to begin with this day, it begins here.
         """
         sequence = self.sequence
-        after_id = None if sequence.last in {None, -1} else sequence.last
+        after_id = None if sequence.begin_unknown else sequence.last
         gap = Gap("pending", after_id, first, utc(sequence.ts), utc(ts))
         if after_id is None and sequence.ts >= midnight_of(utc_day(ts)):
             gap = Gap("start", None, first, "", utc(ts))
@@ -2624,7 +2648,7 @@ class ArchiveSource:
             self._archive = None
 
     def next_day(self, ts: str) -> date:
-        """Return the day of the archive that holds the trade behind the one of the time `ts` (ms)."""
+        """Return the day of the archive that holds the trade after the one of the time `ts` (ms)."""
         return max(archive_day(ts), self._read_upto + timedelta(days=1))
 
     def is_gone(self, day: date) -> bool:
@@ -2636,7 +2660,7 @@ class ArchiveSource:
         return self.listed[0] < low and high < self.listed[1]
 
     def first_bad(self, low: int, high: int) -> int:
-        """Return the lowest of these ids of which there is a bad row, or else the one behind them."""
+        """Return the lowest of these ids of which there is a bad row, or else the one after them."""
         return min((trade_id for trade_id in self._bad_ids if low <= trade_id <= high), default=high + 1)
 
     def pass_over(self, day: date) -> None:
@@ -2766,7 +2790,7 @@ class RangeFill:
         self.end = min(self.end, first)
 
     async def find_lower_edge(self) -> None:
-        """Find out where the range begins: behind what is stored of it, or with the first trade of a day."""
+        """Find out where the range begins: after what is stored of it, or with the first trade of a day."""
         gap = self._gap
         stored = self._files.highest(before=gap.before_id)  # may lie below the range, where a line was lost
         if stored or gap.after_id is not None:
@@ -2809,9 +2833,9 @@ class RangeFill:
                 return False
             sequence.expect(low - 1, sequence.ts)  # from now on what it lists
         if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2 and 0 < low < source.read_id:
-            return False  # but it is read past the lowest missing id, whatever REST has fetched behind that
+            return False  # but it is read past the lowest missing id, whatever REST has fetched after that
         trades = [trade for trade in source.read() if low <= trade.first < self.end]
-        if sequence.last == -1 and (trades := [trade for trade in trades if trade.ts >= self._floor_ts]):
+        if sequence.begin_unknown and (trades := [trade for trade in trades if trade.ts >= self._floor_ts]):
             self._begin_with(trades[0])
         self._store([item for trade in trades for item in sequence.offer(trade)])
         return True
@@ -2843,7 +2867,7 @@ class RangeFill:
             return True
         day, last_day = source.next_day(sequence.ts), archive_day(self._end_ts)
         is_gone = source.is_open or source.is_gone(day) or day > last_day
-        first = sequence.waiting[0] if sequence.waiting and sequence.last == -1 else None
+        first = sequence.waiting[0] if sequence.waiting and sequence.begin_unknown else None
         if is_gone and first and utc_day(first.ts) == utc_day(self._floor_ts):
             self._begin_with(first)
         elif not is_gone or int(self._newest()[1]) - int(sequence.ts) <= (ARCHIVE_LATE_DAYS + 1) * 86_400_000:
@@ -2880,7 +2904,7 @@ class HistoryProgress:
         self._gaps = gaps
         self._began_at = self._logged_at = monotonic()
         self._stored = 0  # trades since then
-        self._next = 0  # the id behind the last stored one
+        self._next = 0  # the id after the last stored one
 
     def pending_ids(self) -> int:
         """Return how many ids are pending; those of a range without a lower edge are not known and not counted."""
@@ -2932,6 +2956,28 @@ async def wait_for_room(vault: Vault, throttle: LogThrottle) -> None:
         await asyncio.sleep(HISTORY_WAIT_S)
 
 
+def fetch_since(files: TradeFiles, day: str) -> None:
+    """Put on record as pending what lies before the first stored day, back to `day`; raise OSError.
+
+    Nothing changes where that day is stored, pending or on record as no longer to be had.
+    """
+    gaps, first = files.gaps, files.first()
+    known = [gap.after_utc[:10] for gap in [*gaps.of("pending"), *gaps.of("horizon")] if gap.after_utc]
+    days = known + ([first.time_utc[:10]] if first else [])
+    if not days or min(days) <= day:
+        return
+    edges = [
+        Boundary(gap.before_id, gap.before_utc) if gap.after_id is None else Boundary(gap.first, gap.after_utc)
+        for gap in gaps.of("pending")
+    ]
+    if first:  # not its line's id, if it can be: that line may hold several; lower starts are of removed files
+        starts = (Boundary(gap.before_id, gap.before_utc) for gap in gaps.of("start") if gap.after_id is None)
+        edges.append(max((start for start in starts if start.trade_id <= first.trade_id), default=first))
+    if edges:
+        before = min(edges)
+        gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
+
+
 class History:
     """One instrument's past: fetches the pending ranges in the background, oldest first, each day's file in order."""
 
@@ -2954,7 +3000,7 @@ class History:
         self._day = ""  # that is being filled
         self.progress = HistoryProgress(instrument.inst_id, files.gaps)
         self._looked_at = 0.0  # at the disk
-        self._unfit: list[Trade] = []  # in a row, with no trade behind them that fits
+        self._unfit: list[Trade] = []  # in a row, with no trade after them that fits
         self._failure: OSError | None = None  # of an fsync
 
     def wake(self) -> None:
@@ -2962,29 +3008,8 @@ class History:
         self._wanted.set()
 
     def fail(self, exc: OSError) -> None:
-        """Note that what was written may not be on the disk: the range is begun again behind what is."""
+        """Note that what was written may not be on the disk: the range is begun again after what is."""
         self._failure = exc
-
-    def fetch_since(self, day: str) -> None:
-        """Put on record as pending what lies before the first stored day, back to `day`; raise OSError.
-
-        Nothing changes where that day is stored, pending or on record as no longer to be had.
-        """
-        gaps, first = self._files.gaps, self._files.first()
-        known = [gap.after_utc[:10] for gap in [*gaps.of("pending"), *gaps.of("horizon")] if gap.after_utc]
-        days = known + ([first.time_utc[:10]] if first else [])
-        if not days or min(days) <= day:
-            return
-        edges = [
-            Boundary(gap.before_id, gap.before_utc) if gap.after_id is None else Boundary(gap.first, gap.after_utc)
-            for gap in gaps.of("pending")
-        ]
-        if first:  # not its line's id, if it can be: that line may hold several; lower starts are of removed files
-            starts = (Boundary(gap.before_id, gap.before_utc) for gap in gaps.of("start") if gap.after_id is None)
-            edges.append(max((start for start in starts if start.trade_id <= first.trade_id), default=first))
-        if edges:
-            before = min(edges)
-            gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
 
     async def run(self) -> None:
         """Fill what is pending, for ever."""
@@ -3025,7 +3050,7 @@ class History:
             self._leave_rest(last, gap)
 
     def _leave_rest(self, last: int, gap: Gap) -> None:
-        """Take what lies behind `last` off the record: it is of a day that already has later trades in its file."""
+        """Remove the ids after `last` from the pending gap: that day's file already has later trades."""
         gaps = self._files.gaps
         if not any(start.first <= last + 1 and gap.before_id <= start.before_id for start in gaps.of("start")):
             time_utc = (self._files.highest(before=last + 1) or Boundary(-1, "")).time_utc
@@ -3452,7 +3477,7 @@ class Verdict(NamedTuple):
 
     def save(self, vault: Vault) -> None:
         """Append it to the audit file, on the disk when this returns; raise OSError or VaultError."""
-        values = map(str, (utc(f"{time.time_ns() // 1_000_000:013}"), *self))
+        values = map(str, (utc_now(), *self))
         path = vault.folder_of(audit_path(vault, self.inst_id))
         if path.exists():
             cut_torn_end(path)
@@ -3475,7 +3500,7 @@ async def audit_day(vault: Vault, rest: Rest, inst_id: str, day: str, pause: flo
     while newest := await asyncio.to_thread(add_records, bars, itertools.islice(records, 1000)):
         last_id = newest
         await asyncio.sleep(pause)
-    # a gap is on record before what lies behind it is stored, so gaps are read after the lines
+    # a gap is on record before the trades after it are stored, so gaps are read after the lines
     minutes = await asyncio.to_thread(covered_minutes, vault, inst_id, day, bars)
     candles = await fetch_candles(rest, inst_id, day) if minutes else {}
     covered = [minute for minute in minutes if minute in candles]
@@ -3822,7 +3847,7 @@ class Exporter:
             if (verdicts := audit_path(self._vault, instrument.inst_id)).exists():
                 cut_torn_end(verdicts)
             if self._since not in {"", "now"}:
-                history.fetch_since(self._since)
+                fetch_since(files, self._since)
         except OSError as exc:
             raise unusable(self._vault.root, exc) from exc
         last = recorder.sequence.last
