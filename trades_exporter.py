@@ -1413,7 +1413,7 @@ class TradeWriter:
         try:
             self.flush()
             self.close_file()
-        except OSError as exc:
+        except (OSError, VaultError) as exc:
             text = "The last lines could not be written; they are fetched at the next start"
             log.error(text, instId=self._files.inst_id, error=describe(exc))
 
@@ -1438,20 +1438,63 @@ def delays() -> Iterator[float]:
         yield delay * random.uniform(0.7, 1)  # noqa: S311 - no secret
 
 
-def reason_of(exc: BaseException) -> str:
-    """Say why OKX could not be reached or did not answer, in words that a user knows where there are some."""
-    cause = getattr(exc, "os_error", exc)  # aiohttp wraps what the system said
-    if isinstance(cause, socket.gaierror):
-        return "host not found"
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {printable(cause.verify_message, 80)}"
-    if isinstance(cause, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(cause, TimeoutError):
-        return "no answer in time"
-    if isinstance(exc, RequestError):
-        return str(exc)
-    return f"{type(exc).__name__}: {printable(exc, 120)}" if str(exc) else type(exc).__name__
+def reason_to_retry(exc: Exception) -> str:
+    """Return why connecting or asking failed, in words that a user knows where there are some.
+
+    BuildFailError and VaultError are ours and fatal: raised again. All else that the outside world makes a library
+    raise is passing, for none of it is known to last:
+
+    - RequestError: OKX answered with an error, a limit, HTML or nonsense.
+    - ConnectionClosed: OKX, the network or we ended a WebSocket connection.
+    - OSError with timeouts, DNS and certificates, aiohttp's ClientError, websockets' InvalidHandshake for HTTP errors
+      and proxies, ValueError, LookupError and UnicodeError for redirects to nowhere and odd names, AttributeError
+      where a proxy closes in the midst of a handshake.
+    """
+    if isinstance(exc, BuildFailError | VaultError):
+        raise exc
+    match getattr(exc, "os_error", exc):  # aiohttp wraps what the system said
+        case RequestError() | websockets.ConnectionClosed():
+            reason = describe(exc)
+        case socket.gaierror():
+            reason = "host not found"
+        case ssl.SSLCertVerificationError(verify_message=message):
+            reason = f"its certificate is not trusted: {printable(message, 80)}"
+        case ConnectionRefusedError():
+            reason = "connection refused"
+        case TimeoutError():
+            reason = "no answer in time"
+        case aiohttp.ClientHttpProxyError(status=status):
+            reason = f"HTTP {status}"
+        case _:
+            reason = f"{type(exc).__name__}: {printable(exc, 120)}" if str(exc) else type(exc).__name__
+    return reason
+
+
+@lru_cache
+def http_proxy(proxy: str) -> str | None:
+    """Return the URL of a proxy of the system's settings if it is an HTTP proxy; warn of any other, once."""
+    if re.fullmatch("(http://)?([^/@]*@)?[^/@]+/?", proxy):
+        return proxy if "://" in proxy else f"http://{proxy}"
+    shown = re.sub("//.*@", "//", proxy)
+    log.warning("The system's proxy can't be used, only an HTTP one can: going without it", proxy=shown)
+    return None
+
+
+def system_proxy(url: str) -> str | None:
+    """Return the HTTP proxy that the system's settings name for a URL of REST, archives or WebSocket, or None.
+
+    The libraries' own search is not used: aiohttp's would also send passwords of ~/.netrc to OKX, and websockets' finds
+    proxies that aiohttp can't use.
+    """
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme.replace("ws", "http"))
+    return http_proxy(proxy) if proxy and not urllib.request.proxy_bypass(parts.hostname or "") else None
+
+
+def host_of(url: str) -> str:
+    """Return the host of a URL for a message, with the proxy that it is asked through."""
+    proxy, host = system_proxy(url), urlsplit(url).hostname
+    return f"proxy {re.sub('http://|.*@', '', proxy)} for {host}" if proxy else f"{host}"
 
 
 class Outage:
@@ -1464,29 +1507,25 @@ class Outage:
         self._throttle = LogThrottle()
 
     def failed(self, what: str, reason: str, delay_s: float) -> None:
-        """Log that `what` failed, unless that was logged a short while ago."""
+        """Log that `what` failed and is tried again after `delay_s`, unless that was logged a short while ago."""
+        now = monotonic()
         if not self._lasts():
-            self._began_at = monotonic()
-            self._throttle = LogThrottle()
+            self._began_at, self._throttle = now, LogThrottle()
             self._failed.clear()
-        self._failing[what] = monotonic()
+        self._failing[what] = now
         self._failed.add(what)
         if self._throttle.may_log(what):
-            lasts = monotonic() - self._began_at
+            lasts = now - self._began_at
             since = f" Down for {timedelta(seconds=round(lasts))}." if lasts >= 1 else ""
             log.warning(f"{reason}.{since} Next try in {delay_s:.1f} s")
 
     def works(self, what: str) -> None:
         """Log the end of the outage, if this was the last thing that failed."""
-        if what not in self._failing:
-            return
-        del self._failing[what]
-        if not self._lasts():
+        if self._failing.pop(what, None) is not None and not self._lasts():
             lasted = monotonic() - self._began_at
             since = f"{datetime.now(UTC) - timedelta(seconds=lasted):%Y-%m-%dT%H:%M:%SZ}"
-            log.info(
-                "OKX can be reached again", what=", ".join(sorted(self._failed)), since=since, took=f"{lasted:.1f}s"
-            )
+            whats = ", ".join(sorted(self._failed))
+            log.info("OKX can be reached again", what=whats, since=since, took=f"{lasted:.1f}s")
 
     def _lasts(self) -> bool:
         """Tell whether something fails still, but for what nobody tries any more."""
@@ -1496,7 +1535,7 @@ class Outage:
 
 
 class EndpointLimit:
-    """The requests to one endpoint: their rate, and a pause after a failure."""
+    """The requests to one endpoint: at most `limit` in REST_WINDOW_S, and a pause after a failure."""
 
     def __init__(self, limit: int) -> None:
         self._turns = collections.deque([-REST_WINDOW_S] * limit, limit)
@@ -1527,32 +1566,6 @@ class EndpointLimit:
         delay = next(self._delays)
         self._paused_until = monotonic() + delay
         return delay
-
-
-def request_failure(exc: Exception) -> tuple[str, bool]:
-    """Decide whether what a request raised is a failed attempt; return why, and whether the host was not reached.
-
-    - BuildFailError and VaultError are ours and fatal: raised again.
-    - RequestError: OKX answered, with an error, a limit, HTML or nonsense. Passing, whatever it says.
-    - Everything else is what aiohttp, ssl, a proxy or the system make of a network that does not work: OSError with
-      timeouts and DNS, ClientError, ValueError and LookupError for redirects to nowhere, UnicodeError for odd names.
-      None of it is known to last, so all of it is passing.
-    """
-    if isinstance(exc, BuildFailError | VaultError):
-        raise exc
-    return reason_of(exc), isinstance(exc, OSError | aiohttp.ClientConnectionError)
-
-
-def system_proxy(url: str) -> str | None:
-    """Return the proxy that the system's settings name for a URL, if aiohttp can use it: an HTTP proxy.
-
-    aiohttp's own trust_env would also send passwords of ~/.netrc to OKX.
-    """
-    parts = urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme, "")
-    if not proxy.startswith("http://") or urllib.request.proxy_bypass(parts.hostname or ""):
-        return None
-    return proxy
 
 
 def open_session() -> aiohttp.ClientSession:
@@ -1592,17 +1605,13 @@ class Rest:
         try:
             data = await self._ask(url + path, query)
         except Exception as exc:
-            reason, unreached = request_failure(exc)
-            if unreached:
+            what, reason = f"REST {name}", reason_to_retry(exc)
+            text = f"REST request failed ({name}: {reason})"
+            if isinstance(exc, OSError | aiohttp.ClientConnectionError | aiohttp.ClientHttpProxyError):
+                what, text = "REST", f"Can't reach OKX ({host_of(url)}: {reason}). Check the internet connection"
                 self._try_next_url(url, reason)
             if delay := limit.failed(sent_at):
-                host = urlsplit(url).hostname
-                text = (
-                    f"Can't reach OKX ({host}: {reason}). Check the internet connection"
-                    if unreached
-                    else f"REST request failed ({name}: {reason})"
-                )
-                self._outage.failed("REST" if unreached else f"REST {name}", text, delay)
+                self._outage.failed(what, text, delay)
             raise RequestError(reason) from exc
         self._answered_at = monotonic()
         limit.succeeded()
@@ -1628,9 +1637,7 @@ class Rest:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
             raise RequestError(f"HTTP {response.status}, not JSON: {printable(bytes(body[:200]), 60)}") from None
-        code, message, data = (
-            map(answer.get, ("code", "msg", "data")) if isinstance(answer, dict) else (None, answer, None)
-        )
+        code, message, data = map(answer.get, ("code", "msg", "data")) if isinstance(answer, dict) else ("", answer, "")
         if code == "51001":
             return []
         if response.status != 200 or code != "0" or not isinstance(data, list):
@@ -1862,7 +1869,7 @@ class Archives:
             except (ArchiveMissingError, ArchiveDamagedError):
                 raise
             except Exception as exc:
-                raise RequestError(request_failure(exc)[0]) from exc
+                raise RequestError(reason_to_retry(exc)) from exc
             archive = Archive(file, instrument, day)
             await archive.check()
         except BaseException:
@@ -1889,20 +1896,6 @@ class Archives:
 
 
 # -------------------------------------------------------------------------------------------------------------- feed
-
-
-def connect_failure(exc: Exception) -> str:
-    """Decide whether what connecting or receiving raised is a failed attempt, and return why.
-
-    - BuildFailError and VaultError are ours and fatal: raised again.
-    - ConnectionClosed: OKX, the network or we ended a connection. The usual case.
-    - Everything else is what websockets, ssl, a proxy or the system make of a network that does not work: OSError with
-      timeouts and DNS, InvalidHandshake for HTTP errors, ValueError for redirects to nowhere, ImportError for a SOCKS
-      proxy, AttributeError where a proxy closes in the midst of a handshake. All of it is passing.
-    """
-    if isinstance(exc, BuildFailError | VaultError):
-        raise exc
-    return describe(exc) if isinstance(exc, websockets.ConnectionClosed) else reason_of(exc)
 
 
 class SubscriptionListener(Protocol):
@@ -1961,12 +1954,12 @@ class Subscription:
         try:
             await self._connection.send(request)
         except Exception as exc:  # noqa: BLE001 - the outside world
-            return self._reason or connect_failure(exc)
+            return self._reason or reason_to_retry(exc)
         while True:
             try:
                 message = await self._connection.recv(decode=False)
             except Exception as exc:  # noqa: BLE001 - the outside world
-                return self._reason or connect_failure(exc)
+                return self._reason or reason_to_retry(exc)
             self._heard = True
             self._take(message)
 
@@ -2056,7 +2049,7 @@ class Feed:
             try:
                 connection = await self._connect()
             except RequestError as exc:
-                text = f"Not connected to OKX ({urlsplit(self._url).hostname}: {exc}). Check the internet connection"
+                text = f"Not connected to OKX ({host_of(self._url)}: {exc}). Check the internet connection"
             else:
                 self._subscription = subscription = Subscription(connection, self._takers, self)
                 text = f"Disconnected from OKX ({await subscription.serve()})"
@@ -2071,6 +2064,7 @@ class Feed:
         try:
             return await websockets.connect(
                 self._url,
+                proxy=system_proxy(self._url),
                 compression=None,
                 ping_interval=None,
                 open_timeout=CONNECT_S,
@@ -2079,7 +2073,7 @@ class Feed:
                 happy_eyeballs_delay=NEXT_ADDRESS_S,
             )
         except Exception as exc:
-            raise RequestError(connect_failure(exc)) from exc
+            raise RequestError(reason_to_retry(exc)) from exc
 
     def subscribed(self) -> None:
         """Note that all is well: a refusal after this is believed only when it lasts."""

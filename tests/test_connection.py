@@ -279,8 +279,7 @@ def test_a_proxy_that_does_anything_is_no_reason_to_give_up(make_okx: MakeOKX, e
     """It refuses, says nonsense, closes, answers in plain text, or shows a certificate that nobody trusts."""
     okx = make_okx(tls=True)
     with Proxy() as proxy:
-        env = {"HTTPS_PROXY": proxy.url, "https_proxy": proxy.url, "NO_PROXY": "", "no_proxy": ""}
-        one = exporter(okx, settings={**SOON, "CONNECT_S": 3.0}, env=env)
+        one = exporter(okx, settings={**SOON, "CONNECT_S": 3.0}, env=through(proxy.url))
 
         def fail_in_all_ways() -> None:
             for kind in Proxy.KINDS[1:]:
@@ -300,6 +299,54 @@ def test_a_proxy_that_does_anything_is_no_reason_to_give_up(make_okx: MakeOKX, e
         assert set(proxy.targets) == {f"127.0.0.1:{okx.port}"}
         finish(one)
     assert len(one.log.splitlines()) < 30
+
+
+def through(proxy: str) -> dict[str, str]:
+    """Return the environment in which this proxy is the system's, also for addresses of this machine."""
+    return {"HTTPS_PROXY": proxy, "https_proxy": proxy, "NO_PROXY": "", "no_proxy": ""}
+
+
+@pytest.mark.parametrize("proxy", ["socks5://me:secret@127.0.0.1:1", "https://127.0.0.1:1", "http://"])
+def test_a_proxy_of_another_kind_is_named_and_not_used(make_okx: MakeOKX, exporter: MakeExporter, proxy: str) -> None:
+    """Neither for REST nor for the WebSocket; which is said once."""
+    one = start_with_a_trade(exporter(make_okx(tls=True), settings={"LOG_AGAIN_S": 0.0}, env=through(proxy)))
+    one.okx.trade(count=2, lost=True)
+    finish(one)
+    [line] = log_lines(one, "The system's proxy can't be used")
+    assert "[warning" in line
+    assert proxy.partition(":")[0] in line
+    assert "secret" not in one.log
+
+
+def test_a_proxy_without_a_scheme_is_an_http_proxy(make_okx: MakeOKX, exporter: MakeExporter) -> None:
+    """As curl takes it; REST and WebSocket go through it."""
+    okx = make_okx(tls=True)
+    with Proxy() as proxy:
+        one = start_with_a_trade(exporter(okx, env=through(proxy.url.removeprefix("http://"))))
+        finish(one)
+        assert len(proxy.targets) > len(okx.markets)
+    assert okx.connects == 1
+
+
+@pytest.mark.parametrize("kind", ["nobody listens", "refuses"])
+def test_a_proxy_that_refuses_is_named(
+    make_okx: MakeOKX, okx: FakeOKX, exporter: MakeExporter, kind: str, tmp_path: Path
+) -> None:
+    """For REST, and, where metadata is saved, for the WebSocket."""
+    start_with_a_trade(exporter(okx, folder=tmp_path / "one")).stop()
+    with Proxy("refuses") as proxy:
+        address = proxy.url.removeprefix("http://") if kind == "refuses" else "127.0.0.1:1"
+        reason = "HTTP 502" if kind == "refuses" else "connection refused"
+        env = through(f"http://me:secret@{address}")
+        settings = {**SOON, "METADATA_S": 0.1}
+        one = exporter(make_okx(tls=True), folder=tmp_path / "one", settings=settings, env=env).start()
+        for begin in ("Can't reach OKX", "Not connected to OKX"):
+            one.wait_for_log(f"{begin} (proxy {address} for 127.0.0.1: ")
+        for begin in ("Can't reach OKX", "Not connected to OKX"):
+            line = log_lines(one, begin)[0]
+            assert reason in line
+        assert one.stop() == 0
+    assert "secret" not in one.log
 
 
 class Refusing(BaseHTTPRequestHandler):
