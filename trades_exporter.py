@@ -2850,7 +2850,10 @@ class RangeFill:
                     await self._backfill.ask(pages, lambda: not self.done)
         hole = next(sequence.missing(), None)
         if hole and low == hole[0] and self._reach.is_stalled(low):
-            await self._reach.look(hole[1], (self.end, source.listed[1], hole[1] + 1), self._newest()[0])
+            above, listed = hole[1] + 1, source.listed[1]
+            halves = [above + (listed - above >> n) for n in range(1, 24)]  # REST may reach into what archives list
+            ends = dict.fromkeys((self.end, listed, *halves, above))
+            await self._reach.look(hole[1], ends, self._newest()[0])
 
     def _pass_hole(self, low: int, high: int) -> bool:
         """Decide about the lowest missing ids, which REST does not reach; return False where that takes an archive."""
