@@ -2612,7 +2612,6 @@ class ArchiveSource:
 
     def __init__(self, archives: Archives, instrument: Instrument) -> None:
         self.listed = (-1, -1)  # first and last id that archives of days in a row list, up to the one opened last
-        self.read_id = -1  # rows up to this id are read
         self._bad_ids: set[int] = set()  # of their rows
         self._listed_day = date.min  # of the one opened last
         self._archives = archives
@@ -2684,7 +2683,7 @@ class ArchiveSource:
         else:
             in_a_row = day == self._listed_day + timedelta(days=1)
             self.listed = self.listed[0] if in_a_row else archive.first_id, archive.last_id
-            self._listed_day, self.read_id = day, -1
+            self._listed_day = day
             del self._retry_at[day]  # after a failed write it is read again
             return True
         return False
@@ -2705,7 +2704,6 @@ class ArchiveSource:
                 error=printable(defect, 200),
             )
             self._bad_ids.add(trade_id)
-        self.read_id = max([*(trade.last for trade in trades[-1:]), *(trade_id for trade_id, _ in bad[-1:])])
         return trades
 
 
@@ -2803,8 +2801,13 @@ class RangeFill:
             await asyncio.sleep(0)  # live trades first
         else:
             await self._take_pages()
-        while (hole := next(self.sequence.missing(), None)) and hole[1] < self._reach.begin and self._pass_hole(*hole):
-            pass
+        decided: list[Trade | Gap] = []  # stored together: each gap on record costs an fsync
+        while (missing := next(self.sequence.missing(), None)) and missing[1] < self._reach.begin:
+            items = self._decide(*missing)
+            if items is None:
+                break
+            decided += items
+        self._store(decided)
 
     def _begin_with(self, trade: Trade) -> None:
         """Let the range, whose lower edge was not known, begin with this trade."""
@@ -2826,8 +2829,8 @@ class RangeFill:
             if day > archive_day(self._end_ts) or not await source.open(day):
                 return False
             sequence.expect(low - 1, sequence.ts)  # from now on what it lists
-        if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2 and 0 < low < source.read_id:
-            return False  # but it is read past the lowest missing id, whatever REST has fetched after that
+        if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2:  # what it does not list is asked of REST first
+            return False
         trades = [trade for trade in source.read() if low <= trade.first < self.end]
         if sequence.begin_unknown and (trades := [trade for trade in trades if trade.ts >= self._floor_ts]):
             self._begin_with(trades[0])
@@ -2855,31 +2858,31 @@ class RangeFill:
             ends = dict.fromkeys((self.end, listed, *halves, above))
             await self._reach.look(hole[1], ends, self._newest()[0])
 
-    def _pass_hole(self, low: int, high: int) -> bool:
-        """Decide about the lowest missing ids, which REST does not reach; return False where that takes an archive."""
+    def _decide(self, low: int, high: int) -> list[Trade | Gap] | None:
+        """Decide about the lowest missing ids, which REST does not reach; return what is to be stored, None to wait."""
         sequence, source = self.sequence, self._source
-        if source.lists_around(low, high):
+        if source.lists_around(low, high):  # it is believed: what it does not list never existed
             bad = source.first_bad(low, high)
-            self._store(sequence.give_up(low, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent"))
-            return True
+            return sequence.give_up(low, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent")
         day, last_day = source.next_day(sequence.ts), archive_day(self._end_ts)
-        is_gone = source.is_open or source.is_gone(day) or day > last_day
+        no_archive = source.is_open or source.is_gone(day) or day > last_day
         first = sequence.waiting[0] if sequence.waiting and sequence.begin_unknown else None
-        if is_gone and first and utc_day(first.ts) == utc_day(self._floor_ts):
+        if no_archive and first and utc_day(first.ts) == utc_day(self._floor_ts):  # nothing of the day is missing
             self._begin_with(first)
-        elif not is_gone or int(self._newest()[1]) - int(sequence.ts) <= (ARCHIVE_LATE_DAYS + 1) * 86_400_000:
+            return []
+        age_ms = int(self._newest()[1]) - int(sequence.ts)
+        if not no_archive or age_ms <= (ARCHIVE_LATE_DAYS + 1) * 86_400_000:  # it may still be published
             if self._services.throttle.may_log(f"history of {self._files.inst_id} waits"):
                 what = "History waits for an archive: these trades are older than REST reaches"
                 log.info(what, instId=self._files.inst_id, day=str(day))
-            return False
-        elif not source.is_open and day < last_day:
+            return None
+        if not source.is_open and day < last_day:  # a later archive shows how far the missing ids go
             source.pass_over(day)
-            return False
-        elif first:
+            return None
+        if first:
             self._begin_with(first)
-        else:
-            self._store(sequence.give_up(high, "horizon"))
-        return True
+            return []
+        return sequence.give_up(high, "horizon")
 
     def _pass_over(self, trade_id: int | None, exc: BuildFailError) -> None:
         """Give up an id whose row stays bad, when it is the lowest that is missing."""
