@@ -67,7 +67,7 @@ from functools import lru_cache, partial
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from time import monotonic
-from typing import Any, BinaryIO, NamedTuple, Protocol, Self, cast
+from typing import Any, BinaryIO, NamedTuple, NoReturn, Protocol, Self, cast
 from urllib.parse import urlsplit
 
 os.environ.pop(
@@ -160,7 +160,6 @@ FRAME_BYTES = 2 << 20  # the longest frame that is read; real ones stay below 10
 REJECTIONS = {"60008", "60012", "60013", "60018", "60019", "64001", "64002"}  # of a subscription, for good
 
 STOP_S = 4.0  # after a signal, for everything to be on disk; then it ends all the same
-LEAVE_S = 0.5  # for threads to end that hang in the system's DNS or in a dead disk
 STATS_S = 60.0
 OLD_TRADE_S = 60.0  # Stats warns where the newest trade is older
 PROGRESS_S = 5.0  # a repair that takes longer says how far it is
@@ -1851,10 +1850,10 @@ class Archive:
 class Archives:
     """OKX's daily archives: downloads one into a temporary file of the Vault and checks it."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, vault: Vault) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, folder: Path) -> None:
         self._session = session
         self._url = url.rstrip("/")
-        self._vault = vault
+        self._folder = folder
 
     async def fetch(self, instrument: Instrument, day: date) -> Archive:
         """Return the archive of a UTC+8 day, checked; its file is gone when it is closed, also after a crash.
@@ -1862,7 +1861,7 @@ class Archives:
         Raises ArchiveMissingError, ArchiveDamagedError, and RequestError where it can't be had now.
         """
         url = f"{self._url}/{day:%Y%m%d}/{instrument.inst_id}-trades-{day}.zip"
-        file = cast(BinaryIO, tempfile.TemporaryFile(prefix=PROBE, dir=self._vault.root))  # noqa: SIM115 - the archive closes it
+        file = cast(BinaryIO, tempfile.TemporaryFile(prefix=PROBE, dir=self._folder))  # noqa: SIM115 - the archive closes it
         try:
             try:
                 await self._download(url, file)
@@ -2888,11 +2887,8 @@ class RangeFill:
         """Give up an id whose row stays bad, when it is the lowest that is missing."""
         low = self.sequence.next or 0
         if trade_id is None or trade_id == low:
-            log.warning(
-                "REST keeps sending an invalid row; its trade is skipped (unrepaired)",
-                instId=self._files.inst_id,
-                error=exc.args[0],
-            )
+            what = "REST keeps sending an invalid row; its trade is skipped (unrepaired)"
+            log.warning(what, instId=self._files.inst_id, error=exc.args[0])
             self._store(self.sequence.give_up(low, "unrepaired"))
 
 
@@ -3642,31 +3638,45 @@ class Auditor:
 # ---------------------------------------------------------------------------------------------------------- exporter
 
 
-def is_ours(exc: BaseException) -> bool:
-    """Tell whether an error came out of this file, or of what this file called."""
-    here = is_ours.__code__.co_filename
-    return any(frame.f_code.co_filename == here for frame, _ in traceback.walk_tb(exc.__traceback__))
+def single_errors(exc: BaseException) -> list[BaseException]:
+    """Return the errors of an exception group, or the one error that this is."""
+    if isinstance(exc, BaseExceptionGroup):
+        return [error for part in exc.exceptions for error in single_errors(part)]
+    return [exc]
+
+
+def report(exc: Exception) -> int:
+    """Log what ended the exporter and return the exit code."""
+    errors = single_errors(exc)
+    foreseen = [error for error in errors if isinstance(error, BuildFailError | VaultError)]
+    if len(foreseen) == len(errors):
+        log.critical(str(foreseen[0]))
+        return foreseen[0].exit_code
+    log.critical("Unexpected error: please report it with what stands above", exc_info=exc)
+    return 1
+
+
+async def raise_error(exc: Exception) -> None:
+    """Raise it, in a task."""
+    raise exc
 
 
 def end_with_error(
     tasks: asyncio.TaskGroup, throttle: LogThrottle, _: asyncio.AbstractEventLoop, context: dict[str, Any]
 ) -> None:
-    """Let an error in a callback of the event loop end the exporter as one in a task does, if it is ours.
+    """Let an error in a callback of the event loop end the exporter as one in a task does, if it came out of this file.
 
     What libraries raise there is passing, as where they connect: websockets has an AttributeError for a proxy that
     closes in the midst of a handshake, Windows' event loop OSErrors for connections that are gone.
     """
-    exc = context.get("exception")
-    if exc is None or isinstance(exc, OSError) or not is_ours(exc):
-        if throttle.may_log(type(exc).__name__):
-            error = "" if exc is None else f"{type(exc).__name__}: {describe(exc)}"
-            log.warning(f"asyncio: {printable(context['message'], 60)}", error=error)
-        return
-
-    async def fail(error: BaseException) -> None:
-        raise error
-
-    spawn(tasks, fail(exc))
+    exc, here = context.get("exception"), end_with_error.__code__.co_filename
+    frames = traceback.walk_tb(exc.__traceback__ if exc else None)
+    ours = any(frame.f_code.co_filename == here for frame, _ in frames)
+    if ours and isinstance(exc, Exception) and not isinstance(exc, OSError):
+        spawn(tasks, raise_error(exc))
+    elif throttle.may_log(type(exc).__name__):
+        error = "" if exc is None else f"{type(exc).__name__}: {describe(exc)}"
+        log.warning(f"asyncio: {printable(context['message'], 60)}", error=error)
 
 
 class Metadata:
@@ -3677,24 +3687,22 @@ class Metadata:
         self._rest = rest
         self._recording: dict[str, Instrument] = {}
 
-    async def start(self, tasks: asyncio.TaskGroup) -> list[Instrument]:
-        """Return the instruments from REST, or, where it is silent for METADATA_S, those saved before."""
-        asked = [tasks.create_task(self._fetch(inst_id)) for inst_id in INSTRUMENTS]
-        while (await asyncio.wait(asked, timeout=WATCH_S))[1]:
-            saved = [self._vault.load_instrument(inst_id) for inst_id in INSTRUMENTS]
-            if self._rest.silent_s() < METADATA_S or not all(saved):
-                continue
-            for task, inst_id in zip(asked, INSTRUMENTS, strict=True):
-                if not task.done():
-                    task.cancel()
-                    log.warning("REST is silent: starting with saved metadata, still retrying", instId=inst_id)
-                    tasks.create_task(self.look_again(inst_id))
-            instruments = [instrument for instrument in saved if instrument]
-            break
-        else:
-            instruments = [task.result() for task in asked]
-        self._recording = {instrument.inst_id: instrument for instrument in instruments}
-        return instruments
+    async def start(self, tasks: asyncio.TaskGroup, inst_id: str) -> Instrument:
+        """Return an instrument from REST, or, where that is silent for METADATA_S, the one saved before.
+
+        Raises BuildFailError where its row is invalid, VaultError where it can't be saved.
+        """
+        fetching = tasks.create_task(self._fetch(inst_id))
+        instrument = None
+        while instrument is None:
+            if (await asyncio.wait([fetching], timeout=WATCH_S))[0]:
+                instrument = fetching.result()
+            elif self._rest.silent_s() >= METADATA_S and (instrument := self._vault.load_instrument(inst_id)):
+                fetching.cancel()
+                log.warning("REST is silent: starting with saved metadata, still retrying", instId=inst_id)
+                tasks.create_task(self.look_again(inst_id))
+        self._recording[inst_id] = instrument
+        return instrument
 
     async def look_again(self, inst_id: str) -> None:
         """Fetch an instrument's row while recording: whatever is wrong with it now is worth a warning, and no more."""
@@ -3706,8 +3714,7 @@ class Metadata:
     async def _fetch(self, inst_id: str) -> Instrument:
         """Fetch and save a row; one with other contract values than the records have is not saved over them."""
         row = await self._rest.instrument(inst_id)
-        instrument = Instrument.from_row(inst_id, row)
-        recording = self._recording.get(inst_id)
+        instrument, recording = Instrument.from_row(inst_id, row), self._recording.get(inst_id)
         values = dict(zip(CONTRACT, instrument.contract, strict=True))
         if recording and recording.contract != instrument.contract:
             before = dict(zip(CONTRACT, recording.contract, strict=True))
@@ -3726,257 +3733,184 @@ class Metadata:
         return instrument
 
 
-class InstrumentCapture(NamedTuple):
-    """What works on one instrument."""
+class InstrumentCapture:
+    """All that works on one instrument: its files, live capture and history, and what is looked at now and then."""
 
-    files: TradeFiles
-    recorder: Recorder
-    history: History
+    def __init__(
+        self, vault: Vault, instrument: Instrument, services: Services, archives: Archives, since: str
+    ) -> None:
+        """Go on where the files end, or, where there are none, at `since` (a UTC day, `now`, or nothing).
 
+        Raises VaultError where the files can't be used.
+        """
+        self.inst_id = instrument.inst_id
+        self._services = services
+        self._files = TradeFiles(vault, self.inst_id)
+        self.history = History(instrument, self._files, services, archives, self._newest)
+        self.recorder = Recorder(instrument, self._files, services, self.history.wake, since)
+        self._logged_at, self._logged = monotonic(), 0  # Stats: when, and how many lines were written then
+        try:
+            self.recorder.recover()
+            if (verdicts := audit_path(vault, self.inst_id)).exists():
+                cut_torn_end(verdicts)
+            if since not in {"", "now"}:
+                fetch_since(self._files, since)
+        except OSError as exc:
+            raise unusable(vault.root, exc) from exc
+        last = self.recorder.sequence.last
+        log.info("Recording", instId=self.inst_id, stored_up_to="nothing yet" if last in {None, -1} else last)
 
-class Stats:
-    """The lines of the log that a person watches for, one an instrument."""
+    def _newest(self) -> tuple[int, str]:
+        """Return the highest id that is known, and its time (ms)."""
+        sequence, stored = self.recorder.sequence, self._files.highest() or Boundary(-1, "")
+        return max((sequence.seen, sequence.seen_ts), (stored.trade_id, milliseconds(stored.time_utc)))
 
-    def __init__(self, captures: dict[str, InstrumentCapture]) -> None:
-        self._captures = captures
-        self._written: collections.Counter[str] = collections.Counter()
-        self._logged_at = monotonic()
+    async def watch(self, feed: Feed, metadata: Metadata) -> None:
+        """Reconnect where REST has trades that the feed does not show; look at the metadata when a day has begun."""
+        day, checked_at = self._files.newest_day(), monotonic()
+        while True:
+            await asyncio.sleep(WATCH_S)
+            newest_day = self._files.newest_day()
+            if "" != day < newest_day:
+                self._services.spawn(metadata.look_again(self.inst_id))
+            day, heard_at = newest_day, self.recorder.heard_at
+            if monotonic() - max(heard_at, checked_at) >= INSTRUMENT_SILENT_S:
+                missed = await self.recorder.missed_by_feed()
+                checked_at = monotonic()
+                if missed and self.recorder.heard_at == heard_at:  # its subscription died
+                    feed.reconnect(
+                        f"no trade of {self.inst_id} for {INSTRUMENT_SILENT_S:.0f}s, but REST has newer ones"
+                    )
 
-    def log(self) -> None:
-        """Log them, with the rate since the last time."""
-        now = monotonic()
-        for inst_id, capture in self._captures.items():
-            recorder = capture.recorder
-            written = recorder.writer.written + capture.history.writer.written
-            rate = (written - self._written[inst_id]) / max(0.001, now - self._logged_at)
-            self._written[inst_id] = written
-            age = now - recorder.heard_at
-            (log.warning if age > OLD_TRADE_S else log.info)(
-                f"Stats: {written} written, {recorder.sequence.skipped} skipped",
-                instId=inst_id,
-                rate=f"{rate:.1f}/s",
-                last=recorder.sequence.last,
-                age=f"{age:.0f}s",
-                repaired=recorder.repaired,
-                waiting=len(recorder.sequence.waiting),
-                pending=capture.history.progress.pending_ids(),
-            )
-        self._logged_at = now
+    async def sync(self) -> None:
+        """Put what is new on the disk, off the event loop."""
+        self._files.gaps.save()
+        for part in (self.recorder, self.history):
+            try:
+                await asyncio.to_thread(part.writer.sync)
+            except OSError as exc:
+                part.fail(exc)
 
+    def close(self) -> None:
+        """Put everything on the disk, at the end."""
+        self.recorder.writer.close()
+        self.history.writer.close()
 
-class FinishedDays:
-    """What is done when a day is over, or stored by history: a look at the metadata, an audit."""
-
-    def __init__(self, tasks: asyncio.TaskGroup, metadata: Metadata, auditor: Auditor) -> None:
-        self._tasks = tasks
-        self._metadata = metadata
-        self._auditor = auditor
-
-    def day_began(self, inst_id: str, day: str) -> None:
-        """Look at the metadata again, and have the finished day audited."""
-        spawn(self._tasks, self._metadata.look_again(inst_id))
-        self._auditor.day_began(inst_id, day)
-
-    def day_filled(self, inst_id: str, day: str) -> None:
-        """Have a day audited that history has stored."""
-        self._auditor.day_filled(inst_id, day)
+    def log_stats(self) -> None:
+        """Log the line that a person watches for, with the rate since the last one."""
+        now, recorder = monotonic(), self.recorder
+        written = recorder.writer.written + self.history.writer.written
+        rate = (written - self._logged) / max(0.001, now - self._logged_at)
+        self._logged_at, self._logged = now, written
+        age = now - recorder.heard_at
+        (log.warning if age > OLD_TRADE_S else log.info)(
+            f"Stats: {written} written, {recorder.sequence.skipped} skipped",
+            instId=self.inst_id,
+            rate=f"{rate:.1f}/s",
+            last=recorder.sequence.last,
+            age=f"{age:.0f}s",
+            repaired=recorder.repaired,
+            waiting=len(recorder.sequence.waiting),
+            pending=self.history.progress.pending_ids(),
+        )
 
 
 class Exporter:
-    """Wires one Vault, one feed, REST, and a recorder and a history per instrument together, until it is stopped."""
+    """Wires one Vault, one feed, REST, and an InstrumentCapture per instrument together, until it is stopped."""
 
     def __init__(self, vault: Vault, ws_url: str, rest_urls: list[str], archive_url: str, since: str) -> None:
+        self.exit_code = 0  # of what ended it
         self._vault = vault
         self._ws_url = ws_url
         self._rest_urls = rest_urls
         self._archive_url = archive_url
         self._since = since  # a UTC day, `now`, or nothing
-        self._captures: dict[str, InstrumentCapture] = {}
-        self._stats = Stats(self._captures)
+        self._captures: list[InstrumentCapture] = []
 
     async def run(self) -> None:
-        """Capture until cancelled; whatever ends it, all that was accepted is on disk then."""
+        """Capture until cancelled or `exit_code` is set; then all that was accepted is put on disk."""
         log.info(f"trades_exporter {VERSION} started", process=os.getpid(), vault=str(self._vault.root))
         try:
             async with open_session() as session, asyncio.TaskGroup() as tasks:
                 asyncio.get_running_loop().set_exception_handler(partial(end_with_error, tasks, LogThrottle()))
                 await self._start(session, tasks)
+        except Exception as exc:  # noqa: BLE001 - the outermost edge
+            self.fail(exc)  # now: the disk may hang
         finally:
-            for capture in self._captures.values():
-                capture.recorder.writer.close()
-                capture.history.writer.close()
-            self._stats.log()
+            for capture in self._captures:
+                capture.close()
+            for capture in self._captures:
+                capture.log_stats()
+
+    def fail(self, exc: Exception) -> None:
+        """Log what ends the exporter and set the exit code."""
+        self.exit_code = report(exc)
 
     async def _start(self, session: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> None:
         """Get the metadata, go on where the files end, and start what runs for ever."""
         outage = Outage()
         rest = Rest(session, self._rest_urls, outage)
-        metadata = Metadata(self._vault, rest)
-        instruments = await metadata.start(tasks)
-        auditor = Auditor(self._vault, rest, INSTRUMENTS)
-        finished = FinishedDays(tasks, metadata, auditor)
+        metadata, auditor = Metadata(self._vault, rest), Auditor(self._vault, rest, INSTRUMENTS)
+        instruments = await asyncio.gather(*(metadata.start(tasks, inst_id) for inst_id in INSTRUMENTS))
         run = partial(spawn, tasks)
-        services = Services(rest, ExchangeClock(rest, run), AwakeClock(), Patience(), LogThrottle(), finished, run)
-        archives = Archives(session, self._archive_url, self._vault)
+        services = Services(rest, ExchangeClock(rest, run), AwakeClock(), Patience(), LogThrottle(), auditor, run)
+        archives = Archives(session, self._archive_url, self._vault.root)
         for instrument in instruments:
-            self._captures[instrument.inst_id] = self._open(instrument, services, archives)
-        feed = Feed(self._ws_url, {key: value.recorder.take for key, value in self._captures.items()}, outage)
-        jobs = [
-            services.awake.run(),
-            feed.stay_connected(),
-            self._sync_files(),
-            self._watch_instruments(feed),
-            self._log_stats(),
-        ]
-        for job in [*jobs, auditor.run(), *(capture.history.run() for capture in self._captures.values())]:
+            self._captures.append(InstrumentCapture(self._vault, instrument, services, archives, self._since))
+        feed = Feed(self._ws_url, {capture.inst_id: capture.recorder.take for capture in self._captures}, outage)
+        jobs = [services.awake.run(), feed.stay_connected(), auditor.run(), self._sync_files(), self._log_stats()]
+        for capture in self._captures:
+            jobs += [capture.history.run(), capture.watch(feed, metadata)]
+        for job in jobs:
             tasks.create_task(job)
 
-    def _open(self, instrument: Instrument, services: Services, archives: Archives) -> InstrumentCapture:
-        """Go on where an instrument's files end; raise VaultError where they can't be used."""
-        files = TradeFiles(self._vault, instrument.inst_id)
-
-        def newest() -> tuple[int, str]:
-            sequence = recorder.sequence
-            stored = files.highest() or Boundary(-1, "")
-            return max((sequence.seen, sequence.seen_ts), (stored.trade_id, milliseconds(stored.time_utc)))
-
-        history = History(instrument, files, services, archives, newest)
-        recorder = Recorder(instrument, files, services, history.wake, self._since)
-        try:
-            recorder.recover()
-            if (verdicts := audit_path(self._vault, instrument.inst_id)).exists():
-                cut_torn_end(verdicts)
-            if self._since not in {"", "now"}:
-                fetch_since(files, self._since)
-        except OSError as exc:
-            raise unusable(self._vault.root, exc) from exc
-        last = recorder.sequence.last
-        log.info("Recording", instId=instrument.inst_id, stored_up_to="nothing yet" if last in {None, -1} else last)
-        return InstrumentCapture(files, recorder, history)
-
     async def _sync_files(self) -> None:
-        """Put what is new on the disk every second, off the event loop."""
         while True:
             await asyncio.sleep(FSYNC_S)
-            for capture in self._captures.values():
-                capture.files.gaps.save()
-                for part in (capture.recorder, capture.history):
-                    try:
-                        await asyncio.to_thread(part.writer.sync)
-                    except OSError as exc:
-                        part.fail(exc)
-
-    async def _watch_instruments(self, feed: Feed) -> None:
-        """Reconnect where an instrument is silent while REST has newer trades: its subscription died."""
-        checks: dict[str, asyncio.Task[bool]] = {}
-        checked_at = dict.fromkeys(self._captures, monotonic())
-        while True:
-            await asyncio.sleep(WATCH_S)
-            for inst_id, capture in self._captures.items():
-                silent = monotonic() - max(capture.recorder.heard_at, checked_at[inst_id]) >= INSTRUMENT_SILENT_S
-                if silent and inst_id not in checks:
-                    checks[inst_id] = asyncio.ensure_future(capture.recorder.missed_by_feed())
-                elif inst_id in checks and checks[inst_id].done():
-                    checked_at[inst_id] = monotonic()
-                    if checks.pop(inst_id).result() and silent:
-                        feed.reconnect(f"no trade of {inst_id} for {INSTRUMENT_SILENT_S:.0f}s, but REST has newer ones")
+            for capture in self._captures:
+                await capture.sync()
 
     async def _log_stats(self) -> None:
         while True:
             await asyncio.sleep(STATS_S)
-            self._stats.log()
+            for capture in self._captures:
+                capture.log_stats()
 
 
-def foreseen_error(exc: BaseException) -> BuildFailError | VaultError | None:
-    """Return the foreseen reason to stop in what ended the exporter, if that is what it was."""
-    if isinstance(exc, BaseExceptionGroup):
-        ends = [foreseen_error(part) for part in exc.exceptions]
-        return next((end for end in ends if end), None) if all(ends) else None
-    return exc if isinstance(exc, BuildFailError | VaultError) else None
+def capture_until_stopped(exporter: Exporter) -> NoReturn:
+    """Run the exporter until it fails or a signal asks it to stop, and end this process with the exit code.
 
-
-def report(exc: Exception) -> int:
-    """Log what ended the exporter and return the exit code."""
-    if end := foreseen_error(exc):
-        log.critical(str(end))
-        return end.exit_code
-    log.critical("Unexpected error: please report it with what stands above", exc_info=exc)
-    return 1
-
-
-class CaptureThread:
-    """Runs the exporter in a thread of its own, so that the main thread takes signals even while a disk hangs."""
-
-    def __init__(self, exporter: Exporter) -> None:
-        self.done = threading.Event()  # everything is on disk, or can't be
-        self.stop_asked_at: float | None = None
-        self._exporter = exporter
-        self._signal = ""
-        self._failure = 0  # the exit code of what ended it
-        self._running: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    @property
-    def exit_code(self) -> int:
-        """Return the exit code: 0 where it was asked to stop and nothing failed."""
-        return self._failure or (0 if self._signal else 1)
-
-    def start(self) -> None:
-        """Start to capture; signals stop it from now on."""
-        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last is Windows' Ctrl+Break, which has no SIGHUP
-            signum = getattr(signal, name, None)
-            if signum and not (name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN):  # nohup
-                signal.signal(signum, self._stop)
-        self._thread.start()
-
-    def join(self, seconds: float) -> bool:
-        """Wait for the thread; tell whether it ended."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
-
-    def _stop(self, signum: int, _: object) -> None:
-        if self.stop_asked_at is None:
-            self.stop_asked_at, self._signal = monotonic(), signal.Signals(signum).name
-            if self._running:
-                loop, future = self._running
-                loop.call_soon_threadsafe(future.cancel)
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._capture())
-        finally:
-            self.done.set()
-
-    async def _capture(self) -> None:
-        running = asyncio.ensure_future(self._exporter.run())
-        self._running = asyncio.get_running_loop(), running
-        if self._signal:  # it came before
-            running.cancel()
-        try:
-            await running
-        except asyncio.CancelledError:
-            log.info("Stopped", signal=self._signal)
-        except Exception as exc:  # noqa: BLE001 - the outermost edge
-            self._failure = report(exc)
-        self.done.set()
-
-
-def capture(exporter: Exporter) -> int:
-    """Run the exporter until it fails or a signal asks it to stop; return the exit code.
-
-    From a signal on it has STOP_S; a disk that hangs, or a thread in the system's DNS, is not waited for any longer.
+    It runs in a thread of its own, so that this one takes signals even while a disk hangs. From a signal on it has
+    STOP_S. Threads that hang in a dead disk or in the system's DNS are not waited for.
     """
-    thread = CaptureThread(exporter)
-    thread.start()
-    while not thread.done.wait(WATCH_S):
-        if thread.stop_asked_at is not None and monotonic() - thread.stop_asked_at >= STOP_S:
-            break
-    if not thread.join(LEAVE_S):
-        for stream in (sys.stdout, sys.stderr):
-            if stream and thread.done.is_set():
-                stream.flush()
-        os._exit(thread.exit_code)
-    return thread.exit_code
+    loop = asyncio.new_event_loop()
+    running = loop.create_task(exporter.run())
+    ended = threading.Event()
+    stopped: list[tuple[float, str]] = []  # when, and by which signal
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(running)
+        except asyncio.CancelledError:
+            log.info("Stopped", signal=stopped[0][1])
+        except Exception as exc:  # noqa: BLE001 - the outermost edge
+            exporter.fail(exc)
+        finally:
+            ended.set()
+
+    def stop(signum: int, _: object) -> None:
+        if not stopped:
+            stopped.append((monotonic(), signal.Signals(signum).name))
+            loop.call_soon_threadsafe(running.cancel)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last is Windows' Ctrl+Break, which has no SIGHUP
+        signum = getattr(signal, name, None)
+        if signum and not (name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN):  # nohup
+            signal.signal(signum, stop)
+    threading.Thread(target=run, daemon=True).start()
+    while not ended.wait(WATCH_S) and not (stopped and monotonic() - stopped[0][0] >= STOP_S):
+        pass
+    os._exit(exporter.exit_code or (0 if stopped else 1))
 
 
 # ------------------------------------------------------------------------------------------------------ command line
@@ -3984,28 +3918,30 @@ def capture(exporter: Exporter) -> int:
 LEVEL_COLORS = {"warning": "33;1", "error": "31;1", "critical": "31;1"}
 
 
-def move_log(source: str, dest: str) -> None:
-    """Rename a full log file; copy and empty it where Windows forbids that, since somebody has it open."""
-    try:
-        Path(source).replace(dest)
-    except PermissionError:
-        shutil.copyfile(source, dest)
-        os.truncate(source, 0)
-
-
 class BoundedLog(logging.handlers.RotatingFileHandler):
-    """A rotating log file; where an old one can't be moved, the present one goes on for as long again."""
-
-    rotator = staticmethod(move_log)
+    """A rotating log that goes on where Windows forbids to rename a file that somebody else has open."""
 
     def doRollover(self) -> None:  # noqa: N802 - the name of the standard library
-        """Move each file one on."""
+        """Move each file one on, or copy and empty it; where even that is refused, grow by as much again."""
+        if self.stream:
+            self.stream.close()
+        names = [self.baseFilename, *(f"{self.baseFilename}.{number}" for number in range(1, self.backupCount + 1))]
         try:
-            super().doRollover()
+            for source, dest in reversed(list(itertools.pairwise(names))):
+                if Path(source).exists():
+                    self._move(source, dest)
             self.maxBytes = LOG_BYTES
         except OSError:
             self.maxBytes += LOG_BYTES
-            self.stream = self.stream or self._open()
+        self.stream = self._open()
+
+    @staticmethod
+    def _move(source: str, dest: str) -> None:
+        try:
+            Path(source).replace(dest)
+        except PermissionError:
+            shutil.copyfile(source, dest)
+            os.truncate(source, 0)
 
 
 def prepare_console() -> bool:
@@ -4013,51 +3949,48 @@ def prepare_console() -> bool:
     if sys.platform == "win32" and on_terminal():
         kernel32, mode = ctypes.windll.kernel32, ctypes.c_ulong()
         keyboard, screen = kernel32.GetStdHandle(-10), kernel32.GetStdHandle(-12)  # standard input and error
-        if kernel32.GetConsoleMode(keyboard, ctypes.byref(mode)):
-            kernel32.SetConsoleMode(
-                keyboard, mode.value & ~0x40 | 0x80
-            )  # no QuickEdit, which the second flag goes with
+        if kernel32.GetConsoleMode(keyboard, ctypes.byref(mode)):  # no QuickEdit, which the second flag goes with
+            kernel32.SetConsoleMode(keyboard, mode.value & ~0x40 | 0x80)
         kernel32.GetConsoleMode(screen, ctypes.byref(mode))
         return bool(kernel32.SetConsoleMode(screen, mode.value | 4))  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
     return on_terminal()
 
 
-def log_value(value: object) -> str:
-    """Return a value of a line of the log, in quotes where it is not one word."""
-    return value if isinstance(value, str) and not re.search(r"""[\s="']""", value) else repr(value)
+class LogFormatter(logging.Formatter):
+    """Writes a line of the log: UTC time, level, message, key=value pairs; then the traceback, if there is one."""
 
+    def __init__(self, *, colors: bool) -> None:
+        super().__init__()
+        self._colors = colors
 
-def log_line(event: structlog.typing.EventDict, *, colors: bool) -> str:
-    """Return a line of the log: UTC time, level, message, key=value pairs."""
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; what libraries log has no pairs."""
+        level = record.levelname.lower()
+        now = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        pairs = [f"{self._in(key, '36')}={self._value(value)}" for key, value in getattr(record, "pairs", {}).items()]
+        level = self._in(f"{level:8}", LEVEL_COLORS.get(level, "32"))
+        line = " ".join([self._in(now, "2"), f"[{level}]", self._in(record.getMessage(), "1"), *pairs])
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
-    def colored(text: str, code: str) -> str:
-        return f"\x1b[{code}m{text}\x1b[0m" if colors else text
+    def _in(self, text: str, color: str) -> str:
+        return f"\x1b[{color}m{text}\x1b[0m" if self._colors else text
 
-    now, level, message = event.pop("timestamp"), event.pop("level"), str(event.pop("event"))
-    trace = event.pop("exception", "")
-    pairs = " ".join(f"{colored(key, '36')}={log_value(value)}" for key, value in event.items())
-    level = colored(f"{level:8}", LEVEL_COLORS.get(level, "32"))
-    text = f"{colored(now, '2')} [{level}] {colored(message, '1')} {pairs}"
-    return text.rstrip() + (f"\n{trace}" if trace else "")
-
-
-def add_timestamp(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Add the UTC time, to the millisecond."""
-    return {**event, "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")}
-
-
-LOG_PROCESSORS: list[structlog.typing.Processor] = [structlog.stdlib.add_log_level, add_timestamp]
+    @staticmethod
+    def _value(value: object) -> str:
+        """Return a value, in quotes where it is not one word."""
+        return value if isinstance(value, str) and not re.search(r"""[\s="']""", value) else repr(value)
 
 
 def add_log_handler(handler: logging.Handler, *, colors: bool) -> None:
     """Send every line of the log to this handler too."""
-    processors: list[structlog.typing.Processor] = [
-        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        structlog.processors.format_exc_info,
-        lambda _, __, event: log_line(event, colors=colors),
-    ]
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=processors, foreign_pre_chain=LOG_PROCESSORS))
+    handler.setFormatter(LogFormatter(colors=colors))
     logging.getLogger().addHandler(handler)
+
+
+def to_record(_: object, __: str, event: structlog.typing.EventDict) -> tuple[tuple[str], dict[str, Any]]:
+    """Return what the standard library's logger is called with, the key=value pairs as an attribute of its record."""
+    message, exc_info = event.pop("event"), event.pop("exc_info", None)
+    return (message,), {"exc_info": exc_info, "extra": {"pairs": event}}
 
 
 def start_log() -> None:
@@ -4067,11 +4000,7 @@ def start_log() -> None:
     if sys.stderr:
         add_log_handler(logging.StreamHandler(), colors=prepare_console())
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *LOG_PROCESSORS,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=[structlog.stdlib.filter_by_level, to_record],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
@@ -4090,12 +4019,12 @@ def since_day(text: str) -> str:
     if text == "now":
         return text
     try:
-        day = date.fromisoformat(text) if re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII) else None
-    except ValueError:  # there is no such day
-        day = None
-    if day is None:
+        valid = str(date.fromisoformat(text)) == text
+    except ValueError:
+        valid = False
+    if not valid:
         raise argparse.ArgumentTypeError(f"{text!r} is no date like 2026-11-21, and not `now`")
-    if not FIRST_DAY <= text <= datetime.now(UTC).date().isoformat():
+    if not FIRST_DAY <= text <= str(datetime.now(UTC).date()):
         raise argparse.ArgumentTypeError(
             f"{text} is in the future, or before {FIRST_DAY}: OKX's archives name no taker before"
         )
@@ -4111,10 +4040,10 @@ def address(text: str, schemes: tuple[str, ...]) -> str:
     """Take a URL from the command line."""
     try:
         url = urlsplit(text)
-        valid = url.scheme in schemes and url.hostname and url.port != -1
+        valid = url.scheme in schemes and url.hostname and url.port != -1 and not re.search(r"\s", text)
     except ValueError:  # what can't be a host or a port
         valid = False
-    if not valid or re.search(r"\s", text):
+    if not valid:
         raise argparse.ArgumentTypeError(f"{text!r} is no {' or '.join(schemes)} URL")
     return text
 
@@ -4130,11 +4059,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add_judge, add = parser.add_mutually_exclusive_group().add_argument, parser.add_argument
     add_judge("--verify", action="store_true", help="check the format of every stored line, and exit")
-    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    yesterday, days = datetime.now(UTC).date() - timedelta(days=1), "DATE[..DATE]"
     audit_help = "compare UTC days (default: yesterday) with OKX's candles, and exit"
-    add_judge(
-        "--audit", nargs="?", const=(yesterday, yesterday), type=day_range, metavar="DATE[..DATE]", help=audit_help
-    )
+    add_judge("--audit", nargs="?", const=(yesterday, yesterday), type=day_range, metavar=days, help=audit_help)
     vault_help = "data folder (default: Vault next to the script)"
     add("--vault", type=file_name, default=HERE / "Vault", metavar="DIR", help=vault_help)
     log_help = "log file (default: trades_exporter.log next to the script)"
@@ -4151,8 +4078,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run_capture(args: argparse.Namespace, rest_urls: list[str]) -> int:
-    """Record until stopped and return the exit code."""
+def run_capture(args: argparse.Namespace, rest_urls: list[str]) -> NoReturn:
+    """Record until stopped, and exit; raise VaultError where Vault or log file can't be used."""
     vault = Vault(args.vault)
     vault.lock()
     try:
@@ -4160,7 +4087,7 @@ def run_capture(args: argparse.Namespace, rest_urls: list[str]) -> int:
     except OSError as exc:
         raise VaultError(f"The log file {args.log_file} can't be written: {exc}") from exc
     add_log_handler(handler, colors=False)
-    return capture(Exporter(vault, args.ws_url, rest_urls, args.archive_url, args.since or ""))
+    capture_until_stopped(Exporter(vault, args.ws_url, rest_urls, args.archive_url, args.since or ""))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -4173,7 +4100,7 @@ def main(argv: list[str] | None = None) -> int:
     rest_urls = [args.rest_url] if args.rest_url else REST_URLS
     try:
         if not args.verify and not args.audit:
-            return run_capture(args, rest_urls)
+            run_capture(args, rest_urls)
         if not args.vault.is_dir():
             raise VaultError(f"There is no Vault at {args.vault}")
         if args.verify:
