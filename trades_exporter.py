@@ -2,21 +2,28 @@
 
     OKX WebSocket "trades" -> validate -> LRU dedup -> sequence, repair over REST
         -> Vault/raw/okx/trades_perps/{INSTID}/{DATE}.jsonl
-    OKX archives and REST -> the past, day by day, behind it
+    OKX archives and REST -> earlier days, fetched in the background, into the same files
 
-The idea that carries it: the exchange is the write-ahead log. Trade ids rise by one per trade and OKX serves each of
-them for months, so nothing that is only in memory is precious. A day's file is at any moment a gapless prefix of the
-exchange's own sequence: a push is written when it continues the file, and whatever is missing is fetched in order
-before anything newer of that day is written. A lost message, a reconnect, a restart after `kill -9` and a full disk are
-one and the same case: the next trade does not continue the last stored one.
+The idea: OKX numbers the trades of an instrument without gaps and serves each of them for months, so whatever is lost
+in memory can be fetched again. A day's file is at any moment a gapless prefix of OKX's own sequence: a push is written
+when it continues the file, and whatever is missing is fetched in order before anything newer of that day is written. A
+lost message, a reconnect, a restart after `kill -9` and a full disk are one and the same case: the next trade does not
+continue the last stored one.
 
-What is missing before the present UTC day is put on record as `pending` and fetched in the background. Live capture and
-this history use the same four things: a Sequence (what may be written, what is missing), a Backfill (asks REST for it),
-a TradeWriter (lines on disk) and the gaps file.
+What is missing of earlier UTC days is put on record as `pending` and fetched in the background. Live capture and this
+history use the same four things: a Sequence (what may be written, what is missing), a Backfill (asks REST for it), a
+TradeWriter (lines on disk) and the gaps file.
+
+    push          what OKX sends at once: one or several single trades of one taker order at one price; one line
+    single trade  what REST and archives list, each with an id of its own
+    gap           a range of ids that is not stored; on record: named in the gaps file, with one of these reasons:
+    start         before the first stored trade     pending  of an earlier day, being fetched
+    absent        OKX has no trades with these ids  horizon  OKX no longer has them
+    unrepaired    REST did not help in time
 
 The sections, each using only what stands above it: settings, errors and words, instrument, trade, dedup, sequence,
-repair, vault, REST, archives, feed, backfill, recorder, history, verify, audit, exporter, command line. What decides
-the truth (trade, dedup, sequence, repair) has no socket, clock or file in it. Facts about OKX's wire format come from
+repair, vault, REST, archives, feed, backfill, recorder, history, verify, audit, exporter, command line. Trade, dedup,
+sequence and repair do no I/O and read no clock, so they can be tested alone. Facts about OKX's wire format come from
 https://www.okx.com/docs-v5/en/.
 """
 
@@ -53,7 +60,7 @@ import traceback
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Container, Coroutine, Hashable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -90,37 +97,37 @@ FIRST_DAY = "2021-11-01"  # before it the archives do not name the taker
 HERE = Path(__file__).resolve().parent
 
 DEDUP_KEYS = 10_000  # newest keys per instrument that are known to be stored
-FALLEN_PUSHES = 10  # so many pushes in a row with newer times and ids that are stored already: the ids fell
-CLOCK_S = 86_400.0  # a trade is never further ahead of this PC's clock and of OKX's
-WAITING_TRADES = 200_000  # pushes that may wait in memory behind repairs, all instruments together
+FALLEN_PUSHES = 10  # pushes in a row with newer times than the last line and no higher id: OKX's ids fell
+CLOCK_S = 86_400.0  # a trade's time is at most this far ahead of this PC's clock or of OKX's
+WAITING_TRADES = 200_000  # pushes that may wait in memory for a repair, all instruments together
 
-LATE_S = 0.25  # a late or shuffled push may arrive within this, before REST is asked
+LATE_S = 0.25  # wait for late or shuffled pushes, before REST is asked
 LOOKAHEAD_TRADES = 20_000  # trades fetched ahead of ids that OKX does not show: 15 s of REST at its full rate
 PAGE = 100  # trades in a page of history-trades, OKX's maximum
 ROUND_PAGES = 20  # pages asked for at a time: two seconds of OKX's rate limit
 ASK_AGAIN_S = (0.25, 3.75)  # first and longest pause before ids that an answer lacked are asked for again
-ABSENT_ANSWERS, ABSENT_S = 5, 15.0  # so many answers over so long show later ids and not these: they do not exist
-UNREPAIRED_S = 1800.0  # no answer of REST helped for so long: gaps go on record and capture goes on
-BAD_ROW_S = 15.0  # a bad row from REST is asked for again for so long before it is believed
-MIDNIGHT_S = 900.0  # what is missing from longer before midnight than this is history
-CROSSING_S = 1.0  # times of neighbouring trades may cross at midnight within this
+ABSENT_ANSWERS, ABSENT_S = 5, 15.0  # answers, and time between the first and the last, that prove an id absent
+UNREPAIRED_S = 1800.0  # without an answer of REST that helped: gaps go on record, and capture goes on
+BAD_ROW_S = 15.0  # a bad row from REST is asked for again for this long, before it is believed
+MIDNIGHT_S = 900.0  # a gap that begins earlier than this before midnight is left to history
+CROSSING_S = 1.0  # at midnight, times of neighbouring trades may cross by this much
 
-ARCHIVE_IDS = 5_000  # with so many ids to fetch an archive is quicker than REST
-ARCHIVE_RETRY_S = 600.0  # an archive that can't be had is asked for again after so long
-ARCHIVE_STALL_S = 30.0  # a download that brings nothing for so long has failed
+ARCHIVE_IDS = 5_000  # from this many ids on, an archive is quicker than REST
+ARCHIVE_RETRY_S = 600.0  # pause before an archive that could not be downloaded is asked for again
+ARCHIVE_STALL_S = 30.0  # a download that brings nothing for this long has failed
 ARCHIVE_BYTES = 4 << 30  # the longest archive, unpacked, that is believed; real ones stay below 400 MB
-ARCHIVE_CHUNK = 32 << 10  # unpacked and turned into lines at a time: a few ms, so that live trades don't wait
-ARCHIVE_LATE_DAYS = 7  # an archive that is not there so long after its day never comes
-HISTORY_FREE_BYTES = 2 << 30  # with less room on the disk history stops
-HISTORY_WAIT_S = 5.0  # between looks whether it may go on
+ARCHIVE_CHUNK = 8 << 10  # unpacked and turned into lines at a time: 2 ms, so that live trades do not wait
+ARCHIVE_LATE_DAYS = 7  # an archive that is missing this long after its day is never published
+HISTORY_FREE_BYTES = 2 << 30  # history waits while the disk has less room than this
+HISTORY_WAIT_S = 5.0  # pause between looks at the free room
 
-FLUSH_LINES = 128  # lines go to the file when all that came is taken, or when there are so many
-FSYNC_S = 1.0  # what a power cut can take
-PROBE = ".probe-"  # temporary files begin so: what is written to see whether anything can be, and downloads
-PROBE_BYTES = 256 << 10  # that much room is enough to go on
+FLUSH_LINES = 128  # buffered lines that go to the file even if more trades are waiting to be taken
+FSYNC_S = 1.0  # pause between fsyncs: a power cut loses at most this much
+PROBE = ".probe-"  # prefix of temporary files: downloads, and probes whether the disk can be written
+PROBE_BYTES = 256 << 10  # a failed write is tried again when this much can be written
 RETRY_WRITE_S = 1.0  # pause between attempts to write to a full or vanished disk
-LOG_AGAIN_S = 60.0  # a condition that lasts is logged at most so often
-FORGET_S = 120.0  # what failed and was not tried again for so long is no outage any more
+LOG_AGAIN_S = 60.0  # pause between two log lines about a condition that lasts
+FORGET_S = 120.0  # an endpoint that failed and was not asked again for this long is no outage any more
 TAIL_BYTES = 4 << 20  # read from the end of the newest files at start: more than DEDUP_KEYS lines
 LAST_LINE_BYTES = 64 << 10  # read from the end of each older file
 TORN_BYTES = 64 << 20  # the longest torn end that is believed to be one
@@ -128,7 +135,7 @@ TORN_BYTES = 64 << 20  # the longest torn end that is believed to be one
 REST_TIMEOUT_S = 10.0  # one request, from connecting to the last byte
 REST_BODY_BYTES = 16 << 20  # the longest answer that is read; real ones stay below 1 MB
 REST_WINDOW_S = 2.08  # OKX counts requests per 2 s; the rest is for the jitter of the network
-LATE_TURN_S = 0.05  # a request that is later than that gets a new turn
+LATE_TURN_S = 0.05  # a request that is later than its turn by this much gets a new turn
 REST_LIMITS = {  # requests in that time and per IP
     "/api/v5/public/instruments": 20,
     "/api/v5/public/time": 10,
@@ -136,28 +143,28 @@ REST_LIMITS = {  # requests in that time and per IP
     "/api/v5/market/history-trades": 20,
     "/api/v5/market/history-candles": 20,
 }
-METADATA_S = 15.0  # REST silent for so long at start: saved metadata will do
+METADATA_S = 15.0  # without an answer of REST at start, saved metadata is used
 
 CONNECT_S = 10.0  # for the TCP, TLS and WebSocket handshakes together
 NEXT_ADDRESS_S = 0.25  # a host's next address is tried beside one that does not answer within this
 SUBSCRIBE_S = 10.0  # for the acks of all instruments
 PING_AFTER_S = 20.0  # of silence; OKX cuts a silent connection after 30 s
 WATCH_S = 0.25  # between looks at what has been heard
-PONG_S = 10.0  # for anything at all to arrive after that ping
+PONG_S = 10.0  # after a ping, for anything at all to arrive
 INSTRUMENT_SILENT_S = 60.0  # then REST is asked whether there were trades
-NOTICE_S = 60.0  # an upgrade notice (64008) so soon after the last one is ignored
-STEADY_S = 10.0  # a connection that held so long was a good one: the next backoff starts afresh
-REJECTED_S = 600.0  # a refused subscription after a reconnect is believed when it lasts so long without a break
-REJECTIONS_APART_S = 60.0  # refusals further apart are not without a break: the PC slept, or nothing could be reached
+NOTICE_S = 60.0  # an upgrade notice (64008) this soon after the last one is ignored
+STEADY_S = 10.0  # a connection that lasted this long: the next backoff starts afresh
+REJECTED_S = 600.0  # a subscription that is refused for this long after a reconnect is refused for good
+REJECTIONS_APART_S = 60.0  # refusals further apart than this are not one: the PC slept, or OKX was not reached
 FRAME_BYTES = 2 << 20  # the longest frame that is read; real ones stay below 100 KB
 REJECTIONS = {"60008", "60012", "60013", "60018", "60019", "64001", "64002"}  # of a subscription, for good
 
-STOP_S = 4.0  # for everything to be on disk after a signal; then it ends all the same
+STOP_S = 4.0  # after a signal, for everything to be on disk; then it ends all the same
 STATS_S = 60.0
 OLD_TRADE_S = 60.0  # Stats warns where the newest trade is older
 PROGRESS_S = 5.0  # a repair that takes longer says how far it is
 LOG_BYTES, LOG_FILES = 10_000_000, 5
-AUDIT_AFTER_S = 300.0  # a finished day is audited so long after the first line of the next
+AUDIT_AFTER_S = 300.0  # a finished day is audited this long after the first line of the next
 AUDIT_PATIENCE_S = 60.0  # for OKX to give candles
 CANDLES = 300  # in a page of history-candles, OKX's maximum
 AUDIT_PAUSE_S = 0.01  # between pieces of a file that is audited in the background
@@ -261,7 +268,7 @@ def symbol_canon(inst_id: str) -> str:
 
 
 class Trade(NamedTuple):
-    """A push of OKX (one or several single trades of one taker order at one price) or a single trade."""
+    """One line of a file: a push of OKX (single trades of one taker order at one price), or a single trade."""
 
     first: int  # id of the first single trade in it
     last: int  # id of the last one: OKX's tradeId
@@ -516,6 +523,25 @@ class FallenIds:
         self._pushes = 0
 
 
+def insert_by_id(waiting: list[Trade], trade: Trade) -> bool:
+    """Insert a trade into trades that are sorted by id and don't overlap; return False where it is there already.
+
+    Where it overlaps others without being equal to one, neither is believed, and they leave: REST gives their ids.
+    """
+    low = high = bisect.bisect_left(waiting, trade.first, key=first_id)
+    while low and waiting[low - 1].last >= trade.first:
+        low -= 1
+    while high < len(waiting) and waiting[high].first <= trade.last:
+        high += 1
+    if low == high:
+        waiting.insert(low, trade)
+    elif any((other.first, other.last) == (trade.first, trade.last) for other in waiting[low:high]):
+        return False
+    else:
+        waiting[low:high] = [other for other in waiting[low:high] if other.repaired]
+    return True
+
+
 class Sequence:
     """Decides for one instrument which trades may be written now, in order and once, and which ids are missing.
 
@@ -535,7 +561,7 @@ class Sequence:
         self._patched = True  # the file's end may hold single trades out of an aggregate of the millisecond `ts`
 
     def restart(self, last: int | None, ts: str) -> None:
-        """Go on behind the stored trade `last` of the time `ts` (ms). What waits is dropped: it will be fetched."""
+        """Continue after the stored trade `last` of the time `ts` (ms). What waits is dropped: it will be fetched."""
         self.next, self.ts, self._patched = None if last is None else last + 1, ts, True
         self._stored = -1 if last is None else last
         self.waiting.clear()
@@ -544,6 +570,11 @@ class Sequence:
     def last(self) -> int | None:
         """Return the last id that is stored or on record as missing."""
         return None if self.next is None else self.next - 1
+
+    @property
+    def begin_unknown(self) -> bool:
+        """Tell whether nothing is stored, and the lowest id that is wanted is not known yet (restart with -1)."""
+        return self.next == 0
 
     @property
     def open(self) -> bool:
@@ -615,7 +646,7 @@ class Sequence:
         return not i or self.waiting[i - 1].last < trade_id
 
     def give_up(self, upto: int, reason: str) -> list[Trade | Gap]:
-        """Put all missing ids up to `upto` on record, and go on behind them."""
+        """Put all missing ids up to `upto` on record, and continue after them."""
         out: list[Trade | Gap] = []
         while (gap := next(self.missing(), None)) and gap[0] <= upto:
             before = min(gap[1], upto) + 1
@@ -627,11 +658,10 @@ class Sequence:
         return out
 
     def _continues(self, trade: Trade) -> bool:
-        """Tell whether a push with the right first id is sure not to hold what is stored already.
+        """Tell whether a push that begins at `next` can be appended: it must not hold a trade that is stored already.
 
-        Taker orders that fill against liquidity of both `source`s may be pushed as two aggregates with interleaved
-        ids: one of them seems to begin later than it does; and without a count nothing is known. What is of another
-        millisecond than the last stored trade can't hold that one.
+        Two pushes of one taker order, one for each `source`, may have interleaved ids: then one seems to begin later
+        than it does. That is possible only in the millisecond of the last stored trade, and only if that was fetched.
         """
         return (trade.counted and trade.first == trade.last) or trade.ts != self.ts or not self._patched
 
@@ -641,21 +671,10 @@ class Sequence:
         self._fallen.clear()
 
     def _wait(self, trade: Trade) -> None:
-        """Let a trade wait, unless it overlaps others: then neither is believed, and REST gives their ids."""
-        waiting = self.waiting
-        low = high = bisect.bisect_left(waiting, trade.first, key=first_id)
-        while low and waiting[low - 1].last >= trade.first:
-            low -= 1
-        while high < len(waiting) and waiting[high].first <= trade.last:
-            high += 1
-        if low == high:
-            waiting.insert(low, trade)
-        elif any((other.first, other.last) == (trade.first, trade.last) for other in waiting[low:high]):
+        if not insert_by_id(self.waiting, trade):
             self.skipped += 1
-        else:
-            waiting[low:high] = [other for other in waiting[low:high] if other.repaired]
-        if len(waiting) > self._limit:
-            self.waiting = [other for other in waiting if other.repaired]
+        if len(self.waiting) > self._limit:
+            self.waiting = [other for other in self.waiting if other.repaired]
 
     def _waited(self) -> list[Trade | Gap]:
         """Return the waiting trades whose turn has come."""
@@ -814,7 +833,7 @@ class Repair:
         return pause
 
     def _look_for_a_hole(self, after: int, ids: list[int], now: float) -> None:
-        """Begin a search where a walked page showed none of its ids and more are missing behind it; go on with one."""
+        """Begin a search where a walked page showed none of its ids and more are missing after it; go on with one."""
         search, sequence = self._search, self.sequence
         if search is None:
             low, top = after - PAGE, ids[-1] if ids else -1
@@ -896,6 +915,11 @@ class Patience:
 
 
 # ------------------------------------------------------------------------------------------------------------- vault
+
+
+def utc_now() -> str:
+    """Return this PC's time, as in the files: 2025-12-14T21:34:56.123Z."""
+    return utc(f"{time.time_ns() // 1_000_000:013}")
 
 
 class LogThrottle:
@@ -1117,7 +1141,7 @@ class Vault:
 
 
 class GapsFile:
-    """An instrument's gaps file: a line is there before what lies behind it is stored, and is kept true afterwards."""
+    """An instrument's gaps file: a line is there before the trades after it are stored, and is kept true."""
 
     def __init__(self, vault: Vault, inst_id: str) -> None:
         self._vault = vault
@@ -1134,7 +1158,7 @@ class GapsFile:
 
     def add(self, gaps: list[Gap]) -> None:
         """Put gaps on record, on the disk when this returns; raise OSError where that fails."""
-        recorded_utc = utc(f"{time.time_ns() // 1_000_000:013}")
+        recorded_utc = utc_now()
         with self._vault.folder_of(self._path).open("ab") as file:
             file.writelines(gap.line(self._inst_id, recorded_utc) for gap in gaps)
             file.flush()
@@ -1163,7 +1187,7 @@ class GapsFile:
         """Make the file say what is missing now, if it does not; where that fails the next call tries again."""
         if not self._replace:
             return
-        recorded_utc = utc(f"{time.time_ns() // 1_000_000:013}")
+        recorded_utc = utc_now()
         try:
             self._vault.replace(self._path, b"".join(gap.line(self._inst_id, recorded_utc) for gap in self._gaps))
             self._replace = False
@@ -1245,7 +1269,7 @@ class TradeFiles:
         return max((end for end in self._ends.values() if end.trade_id < before), default=None)
 
     def live_edge(self) -> Boundary | None:
-        """Return the trade behind which live capture goes on: the highest stored one, or the last that is pending."""
+        """Return the trade after which live capture continues: the highest stored one, or the last pending one."""
         end, pending = self.highest(), self.gaps.pending()
         if pending and (end is None or end.trade_id < pending[-1].before_id - 1):
             return Boundary(pending[-1].before_id - 1, pending[-1].before_utc)
@@ -1312,7 +1336,7 @@ class TradeWriter:
     def store(self, items: Iterable[Trade | Gap]) -> None:
         """Put gaps on record and buffer lines; what is buffered goes to the file before another day's lines."""
         gaps = [item for item in items if isinstance(item, Gap)]
-        if gaps:  # on the disk before anything behind them
+        if gaps:  # on the disk before anything after them
             self._files.gaps.add(gaps)
         for item in items:
             if isinstance(item, Gap):
@@ -2056,7 +2080,7 @@ class Services:
 
 
 def first_break(trades: list[Trade]) -> int:
-    """Return the first id that is missing between these single trades, or the one behind them."""
+    """Return the first id that is missing between these single trades, or the one after them."""
     upto = next((low.last for low, high in itertools.pairwise(trades) if high.last > low.last + 1), None)
     return 1 + (upto if upto is not None else trades[-1].last if trades else -1)
 
@@ -2297,7 +2321,7 @@ class LiveRepair:
     def _reaches_past(self) -> bool:
         """Tell whether what is missing reaches back over midnight for so long that it is history."""
         sequence = self._sequence
-        return sequence.last == -1 or int(sequence.ts or 0) < int(self._midnight()) - MIDNIGHT_S * 1000
+        return sequence.begin_unknown or int(sequence.ts or 0) < int(self._midnight()) - MIDNIGHT_S * 1000
 
     async def _find_day(self) -> None:
         """Leave to history what is missing before the day of the newest known trade."""
@@ -2372,11 +2396,11 @@ class Recorder:
         self._flush_due = self._repairing = False
 
     def recover(self) -> None:
-        """Go on behind what is stored, at start; raise OSError where that fails."""
+        """Continue after what is stored, at start; raise OSError where that fails."""
         self._go_on(self._files.recover())
 
     def _go_on(self, keys: list[str]) -> None:
-        """Go on behind the highest stored id, or behind the highest pending range; `keys`: newest dedup keys."""
+        """Continue after the highest stored or pending id; `keys`: newest dedup keys."""
         end = self._files.live_edge()
         if end is None and self._since not in {"", "now"}:
             end = Boundary(-1, utc(midnight_of(self._since)))  # nothing is stored, and not even the lowest id is known
@@ -2416,7 +2440,7 @@ class Recorder:
         Where nothing is stored and the record is to begin with this day, it begins here.
         """
         sequence = self.sequence
-        after_id = None if sequence.last in {None, -1} else sequence.last
+        after_id = None if sequence.begin_unknown else sequence.last
         gap = Gap("pending", after_id, first, utc(sequence.ts), utc(ts))
         if after_id is None and sequence.ts >= midnight_of(utc_day(ts)):
             gap = Gap("start", None, first, "", utc(ts))
@@ -2512,7 +2536,6 @@ class ArchiveSource:
 
     def __init__(self, archives: Archives, instrument: Instrument) -> None:
         self.listed = (-1, -1)  # first and last id that archives of days in a row list, up to the one opened last
-        self.read_id = -1  # rows up to this id are read
         self._bad_ids: set[int] = set()  # of their rows
         self._listed_day = date.min  # of the one opened last
         self._archives = archives
@@ -2542,7 +2565,7 @@ class ArchiveSource:
             self._archive = None
 
     def next_day(self, ts: str) -> date:
-        """Return the day of the archive that holds the trade behind the one of the time `ts` (ms)."""
+        """Return the day of the archive that holds the trade after the one of the time `ts` (ms)."""
         return max(archive_day(ts), self._read_upto + timedelta(days=1))
 
     def is_gone(self, day: date) -> bool:
@@ -2554,7 +2577,7 @@ class ArchiveSource:
         return self.listed[0] < low and high < self.listed[1]
 
     def first_bad(self, low: int, high: int) -> int:
-        """Return the lowest of these ids of which there is a bad row, or else the one behind them."""
+        """Return the lowest of these ids of which there is a bad row, or else the one after them."""
         return min((trade_id for trade_id in self._bad_ids if low <= trade_id <= high), default=high + 1)
 
     def pass_over(self, day: date) -> None:
@@ -2584,7 +2607,7 @@ class ArchiveSource:
         else:
             in_a_row = day == self._listed_day + timedelta(days=1)
             self.listed = self.listed[0] if in_a_row else archive.first_id, archive.last_id
-            self._listed_day, self.read_id = day, -1
+            self._listed_day = day
             del self._retry_at[day]  # after a failed write it is read again
             return True
         return False
@@ -2605,7 +2628,6 @@ class ArchiveSource:
                 error=printable(defect, 200),
             )
             self._bad_ids.add(trade_id)
-        self.read_id = max([*(trade.last for trade in trades[-1:]), *(trade_id for trade_id, _ in bad[-1:])])
         return trades
 
 
@@ -2684,7 +2706,7 @@ class RangeFill:
         self.end = min(self.end, first)
 
     async def find_lower_edge(self) -> None:
-        """Find out where the range begins: behind what is stored of it, or with the first trade of a day."""
+        """Find out where the range begins: after what is stored of it, or with the first trade of a day."""
         gap = self._gap
         stored = self._files.highest(before=gap.before_id)  # may lie below the range, where a line was lost
         if stored or gap.after_id is not None:
@@ -2703,8 +2725,13 @@ class RangeFill:
             await asyncio.sleep(0)  # live trades first
         else:
             await self._take_pages()
-        while (hole := next(self.sequence.missing(), None)) and hole[1] < self._reach.begin and self._pass_hole(*hole):
-            pass
+        decided: list[Trade | Gap] = []  # stored together: each gap on record costs an fsync
+        while (missing := next(self.sequence.missing(), None)) and missing[1] < self._reach.begin:
+            items = self._decide(*missing)
+            if items is None:
+                break
+            decided += items
+        self._store(decided)
 
     def _begin_with(self, trade: Trade) -> None:
         """Let the range, whose lower edge was not known, begin with this trade."""
@@ -2726,10 +2753,10 @@ class RangeFill:
             if day > archive_day(self._end_ts) or not await source.open(day):
                 return False
             sequence.expect(low - 1, sequence.ts)  # from now on what it lists
-        if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2 and 0 < low < source.read_id:
-            return False  # but it is read past the lowest missing id, whatever REST has fetched behind that
+        if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2:  # what it does not list is asked of REST first
+            return False
         trades = [trade for trade in source.read() if low <= trade.first < self.end]
-        if sequence.last == -1 and (trades := [trade for trade in trades if trade.ts >= self._floor_ts]):
+        if sequence.begin_unknown and (trades := [trade for trade in trades if trade.ts >= self._floor_ts]):
             self._begin_with(trades[0])
         self._store([item for trade in trades for item in sequence.offer(trade)])
         return True
@@ -2750,43 +2777,43 @@ class RangeFill:
                     await self._backfill.ask(pages, lambda: not self.done)
         hole = next(sequence.missing(), None)
         if hole and low == hole[0] and self._reach.is_stalled(low):
-            await self._reach.look(hole[1], (self.end, source.listed[1], hole[1] + 1), self._newest()[0])
+            above, listed = hole[1] + 1, source.listed[1]
+            halves = [above + (listed - above >> n) for n in range(1, 24)]  # REST may reach into what archives list
+            ends = dict.fromkeys((self.end, listed, *halves, above))
+            await self._reach.look(hole[1], ends, self._newest()[0])
 
-    def _pass_hole(self, low: int, high: int) -> bool:
-        """Decide about the lowest missing ids, which REST does not reach; return False where that takes an archive."""
+    def _decide(self, low: int, high: int) -> list[Trade | Gap] | None:
+        """Decide about the lowest missing ids, which REST does not reach; return what is to be stored, None to wait."""
         sequence, source = self.sequence, self._source
-        if source.lists_around(low, high):
+        if source.lists_around(low, high):  # it is believed: what it does not list never existed
             bad = source.first_bad(low, high)
-            self._store(sequence.give_up(low, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent"))
-            return True
+            return sequence.give_up(low, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent")
         day, last_day = source.next_day(sequence.ts), archive_day(self._end_ts)
-        is_gone = source.is_open or source.is_gone(day) or day > last_day
-        first = sequence.waiting[0] if sequence.waiting and sequence.last == -1 else None
-        if is_gone and first and utc_day(first.ts) == utc_day(self._floor_ts):
+        no_archive = source.is_open or source.is_gone(day) or day > last_day
+        first = sequence.waiting[0] if sequence.waiting and sequence.begin_unknown else None
+        if no_archive and first and utc_day(first.ts) == utc_day(self._floor_ts):  # nothing of the day is missing
             self._begin_with(first)
-        elif not is_gone or int(self._newest()[1]) - int(sequence.ts) <= (ARCHIVE_LATE_DAYS + 1) * 86_400_000:
+            return []
+        age_ms = int(self._newest()[1]) - int(sequence.ts)
+        if not no_archive or age_ms <= (ARCHIVE_LATE_DAYS + 1) * 86_400_000:  # it may still be published
             if self._services.throttle.may_log(f"history of {self._files.inst_id} waits"):
                 what = "History waits for an archive: these trades are older than REST reaches"
                 log.info(what, instId=self._files.inst_id, day=str(day))
-            return False
-        elif not source.is_open and day < last_day:
+            return None
+        if not source.is_open and day < last_day:  # a later archive shows how far the missing ids go
             source.pass_over(day)
-            return False
-        elif first:
+            return None
+        if first:
             self._begin_with(first)
-        else:
-            self._store(sequence.give_up(high, "horizon"))
-        return True
+            return []
+        return sequence.give_up(high, "horizon")
 
     def _pass_over(self, trade_id: int | None, exc: BuildFailError) -> None:
         """Give up an id whose row stays bad, when it is the lowest that is missing."""
         low = self.sequence.next or 0
         if trade_id is None or trade_id == low:
-            log.warning(
-                "REST keeps sending an invalid row; its trade is skipped (unrepaired)",
-                instId=self._files.inst_id,
-                error=exc.args[0],
-            )
+            what = "REST keeps sending an invalid row; its trade is skipped (unrepaired)"
+            log.warning(what, instId=self._files.inst_id, error=exc.args[0])
             self._store(self.sequence.give_up(low, "unrepaired"))
 
 
@@ -2798,7 +2825,7 @@ class HistoryProgress:
         self._gaps = gaps
         self._began_at = self._logged_at = monotonic()
         self._stored = 0  # trades since then
-        self._next = 0  # the id behind the last stored one
+        self._next = 0  # the id after the last stored one
 
     def pending_ids(self) -> int:
         """Return how many ids are pending; those of a range without a lower edge are not known and not counted."""
@@ -2850,6 +2877,28 @@ async def wait_for_room(vault: Vault, throttle: LogThrottle) -> None:
         await asyncio.sleep(HISTORY_WAIT_S)
 
 
+def fetch_since(files: TradeFiles, day: str) -> None:
+    """Put on record as pending what lies before the first stored day, back to `day`; raise OSError.
+
+    Nothing changes where that day is stored, pending or on record as no longer to be had.
+    """
+    gaps, first = files.gaps, files.first()
+    known = [gap.after_utc[:10] for gap in [*gaps.of("pending"), *gaps.of("horizon")] if gap.after_utc]
+    days = known + ([first.time_utc[:10]] if first else [])
+    if not days or min(days) <= day:
+        return
+    edges = [
+        Boundary(gap.before_id, gap.before_utc) if gap.after_id is None else Boundary(gap.first, gap.after_utc)
+        for gap in gaps.of("pending")
+    ]
+    if first:  # not its line's id, if it can be: that line may hold several; lower starts are of removed files
+        starts = (Boundary(gap.before_id, gap.before_utc) for gap in gaps.of("start") if gap.after_id is None)
+        edges.append(max((start for start in starts if start.trade_id <= first.trade_id), default=first))
+    if edges:
+        before = min(edges)
+        gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
+
+
 class History:
     """One instrument's past: fetches the pending ranges in the background, oldest first, each day's file in order."""
 
@@ -2872,7 +2921,7 @@ class History:
         self._day = ""  # that is being filled
         self.progress = HistoryProgress(instrument.inst_id, files.gaps)
         self._looked_at = 0.0  # at the disk
-        self._unfit: list[Trade] = []  # in a row, with no trade behind them that fits
+        self._unfit: list[Trade] = []  # in a row, with no trade after them that fits
         self._failure: OSError | None = None  # of an fsync
 
     def wake(self) -> None:
@@ -2880,29 +2929,8 @@ class History:
         self._wanted.set()
 
     def fail(self, exc: OSError) -> None:
-        """Note that what was written may not be on the disk: the range is begun again behind what is."""
+        """Note that what was written may not be on the disk: the range is begun again after what is."""
         self._failure = exc
-
-    def fetch_since(self, day: str) -> None:
-        """Put on record as pending what lies before the first stored day, back to `day`; raise OSError.
-
-        Nothing changes where that day is stored, pending or on record as no longer to be had.
-        """
-        gaps, first = self._files.gaps, self._files.first()
-        known = [gap.after_utc[:10] for gap in [*gaps.of("pending"), *gaps.of("horizon")] if gap.after_utc]
-        days = known + ([first.time_utc[:10]] if first else [])
-        if not days or min(days) <= day:
-            return
-        edges = [
-            Boundary(gap.before_id, gap.before_utc) if gap.after_id is None else Boundary(gap.first, gap.after_utc)
-            for gap in gaps.of("pending")
-        ]
-        if first:  # not its line's id, if it can be: that line may hold several; lower starts are of removed files
-            starts = (Boundary(gap.before_id, gap.before_utc) for gap in gaps.of("start") if gap.after_id is None)
-            edges.append(max((start for start in starts if start.trade_id <= first.trade_id), default=first))
-        if edges:
-            before = min(edges)
-            gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
 
     async def run(self) -> None:
         """Fill what is pending, for ever."""
@@ -2943,7 +2971,7 @@ class History:
             self._leave_rest(last, gap)
 
     def _leave_rest(self, last: int, gap: Gap) -> None:
-        """Take what lies behind `last` off the record: it is of a day that already has later trades in its file."""
+        """Remove the ids after `last` from the pending gap: that day's file already has later trades."""
         gaps = self._files.gaps
         if not any(start.first <= last + 1 and gap.before_id <= start.before_id for start in gaps.of("start")):
             time_utc = (self._files.highest(before=last + 1) or Boundary(-1, "")).time_utc
@@ -3011,43 +3039,15 @@ class History:
 # ------------------------------------------------------------------------------------------------------------ verify
 
 EXACT = decimal.Context(prec=200)  # sums of sizes are never rounded
+Problems = dict[str, list[str]]  # by kind: the places, and empty texts beyond the first SHOWN
+Place = dict[str, str]  # a stored record's fields, and under "where" its file and line
 PARALLEL_BYTES = 32 << 20  # from this size on, several processes read a Vault faster than one
 VERDICT_LINE = re.compile(
-    rf'{{"audited_utc":"{STAMP}","instId":"([^"\\]+)","day":"(\d{{4}}-\d\d-\d\d)","minutes_agreeing":"(\d{{1,4}})"'
-    r',"minutes_differing":"(\d{1,4})","minutes_not_covered":"(\d{1,4})","last_id":"(\d{0,19})"}\n'.encode(),
+    rf'{{"audited_utc":"{STAMP}","instId":"([^"\\]+)","day":"(\d{{4}}-\d\d-\d\d)","minutes_agreeing":"\d{{1,4}}"'
+    r',"minutes_differing":"\d{1,4}","minutes_not_covered":"\d{1,4}","last_id":"(\d{0,19})"}\n'.encode(),
     re.ASCII,
 )
-
-
-class Verdict(NamedTuple):
-    """How a stored UTC day agrees with OKX's candles; the last one of a day on record counts."""
-
-    inst_id: str
-    day: str
-    agreeing: int  # minutes
-    differing: int
-    not_covered: int  # by what is stored, or by OKX's candles
-    last_id: str  # of the day's last line when it was audited; empty where there was none
-
-    def __str__(self) -> str:
-        """Return it as the log and `--audit` show it."""
-        covered = self.agreeing + self.differing
-        uncovered = f", {self.not_covered} not covered" if self.not_covered else ""
-        return f"{self.inst_id} {self.day}: {self.agreeing} of {covered} covered minutes agree with OKX{uncovered}"
-
-    def line(self, audited_utc: str) -> bytes:
-        """Return the line of the audit file."""
-        names = ("instId", "day", "minutes_agreeing", "minutes_differing", "minutes_not_covered", "last_id")
-        values = dict(zip(names, map(str, self), strict=True))
-        return orjson.dumps({"audited_utc": audited_utc, **values}) + b"\n"
-
-    @classmethod
-    def parse(cls, inst_id: str, line: bytes) -> Self | None:
-        """Return what a line of the audit file says, or None where it is invalid or of another instrument."""
-        match = VERDICT_LINE.fullmatch(line)
-        if not match or match[1] != inst_id.encode():
-            return None
-        return cls(inst_id, match[2].decode(), int(match[3]), int(match[4]), int(match[5]), match[6].decode())
+VERDICT_KEYS = re.findall(r'"(\w+)":', VERDICT_LINE.pattern.decode())
 
 
 def audit_path(vault: Vault, inst_id: str) -> Path:
@@ -3055,26 +3055,10 @@ def audit_path(vault: Vault, inst_id: str) -> Path:
     return vault.root / "meta/okx/audit" / f"{inst_id}.jsonl"
 
 
-@contextlib.contextmanager
-def reading(vault: Vault) -> Iterator[None]:
-    """Turn an OSError into a VaultError: for code that reads the Vault and does nothing else."""
-    try:
-        yield
-    except OSError as exc:
-        raise unusable(vault.root, exc) from exc
-
-
-def print_report(*lines: str) -> None:
-    """Print lines of a report; raise SystemExit(1) where the output is closed or full.
-
-    A reader that has left (`--verify | head`) is no error worth a message.
-    """
-    try:
-        print(*lines, sep="\n", flush=True)
-    except OSError as exc:
-        if exc.errno not in {errno.EPIPE, errno.EINVAL}:  # the second is what Windows says of a closed pipe
-            log.error(f"The report can't be written: {describe(exc)}")
-        raise SystemExit(1) from None
+def parse_verdict(inst_id: str, line: bytes) -> tuple[str, str] | None:
+    """Return day and last_id of a line of the audit file, or None where it is invalid or of another instrument."""
+    match = VERDICT_LINE.fullmatch(line)
+    return (match[2].decode(), match[3].decode()) if match and match[1] == inst_id.encode() else None
 
 
 def show_progress(text: str) -> None:
@@ -3082,6 +3066,17 @@ def show_progress(text: str) -> None:
     if on_terminal():
         with contextlib.suppress(OSError):
             print(f"\r{text:<60}\r{text}", end="", file=sys.stderr, flush=True)
+
+
+def print_report(*lines: str) -> None:
+    """Print lines of a report; raise SystemExit(1) where the output is full, or its reader has left (`| head`)."""
+    show_progress("")
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError as exc:
+        if exc.errno not in {errno.EPIPE, errno.EINVAL}:  # the second is what Windows says of a closed pipe
+            log.error(f"The report can't be written: {describe(exc)}")
+        raise SystemExit(1) from None
 
 
 def number_of(number: int, noun: str) -> str:
@@ -3095,69 +3090,25 @@ def shortened(texts: list[str]) -> list[str]:
     return texts[:SHOWN] + ([f"and {more} more"] if more > 0 else [])
 
 
-class Problems:
-    """What verify found: of each kind the first SHOWN places, and how many there are."""
-
-    def __init__(self) -> None:
-        self.places: dict[str, list[str]] = {}
-        self.counts: collections.Counter[str] = collections.Counter()
-
-    def add(self, kind: str, where: str, line: bytes = b"") -> None:
-        """Add one; `where` names file and line."""
-        self.counts[kind] += 1
-        if self.counts[kind] <= SHOWN:
-            self.places.setdefault(kind, []).append(f"{where}: {printable(line.rstrip())}" if line else where)
-
-    def merge(self, other: Problems) -> None:
-        """Add those of another day."""
-        for kind, places in other.places.items():
-            self.places[kind] = [*self.places.get(kind, []), *places][:SHOWN]
-        self.counts.update(other.counts)
+def add_problem(problems: Problems, kind: str, where: str, line: bytes = b"") -> None:
+    """Add a problem; `where` names file and line. Only the first SHOWN of a kind have a text."""
+    places = problems.setdefault(kind, [])
+    places.append("" if len(places) >= SHOWN else f"{where}: {printable(line.rstrip())}" if line else where)
 
 
 def record_defect(line: bytes) -> str:
     """Say what is wrong with a line that is no RECORD."""
-    for kind, wrong in (
-        ("a torn last line", not line.endswith(b"\n")),
-        ("a blank line", not line.strip()),
-        ("a byte order mark", line.startswith(b"\xef\xbb\xbf")),
-        ("a CRLF line end", line.endswith(b"\r\n")),
-    ):
-        if wrong:
-            return kind
+    if not line.endswith(b"\n"):
+        return "a torn last line"
+    if line.endswith(b"\r\n"):
+        return "a CRLF line end"
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError:
         return "a line that is not JSON"
     if not isinstance(record, dict) or tuple(record) != RECORD_KEYS:
         return "a line without the twelve keys in order"
-    if not all(isinstance(value, str) for value in record.values()):
-        return "a value that is no string"
     return "a line that is not compact JSON" if orjson.dumps(record) + b"\n" != line else "an invalid value"
-
-
-class Place(NamedTuple):
-    """A valid record and where it stands."""
-
-    line: bytes
-    path: Path
-    number: int
-
-    @property
-    def time(self) -> str:
-        """Return 21:34:56.123Z."""
-        return self.line[29:42].decode()
-
-    @property
-    def trade_id(self) -> int:
-        """Return the trade's id."""
-        return int(orjson.loads(self.line)["trade_id"])
-
-    @property
-    def contract(self) -> tuple[str, ...]:
-        """Return the values of the fields in CONTRACT."""
-        record = orjson.loads(self.line)
-        return tuple(record[name] for name in CONTRACT)
 
 
 @dataclasses.dataclass
@@ -3166,7 +3117,7 @@ class DayCheck:
 
     inst_id: str
     day: str
-    problems: Problems = dataclasses.field(default_factory=Problems)
+    problems: Problems = dataclasses.field(default_factory=dict)
     lines: int = 0
     first: Place | None = None
     first_after_midnight: Place | None = None  # the first line after 00:00:01
@@ -3179,7 +3130,7 @@ class DayCheck:
 def check_day(inst_id: str, day: str, paths: list[Path]) -> DayCheck:
     """Check the form of each line of a day, and that the ids rise."""
     check = DayCheck(inst_id, day)
-    problem = check.problems.add
+    problem = partial(add_problem, check.problems)
     expected = (day.encode(), inst_id.encode(), symbol_canon(inst_id).encode())
     sums = {b"buy": Decimal(0), b"sell": Decimal(0)}
     first = early = after_midnight = last = None
@@ -3192,8 +3143,7 @@ def check_day(inst_id: str, day: str, paths: list[Path]) -> DayCheck:
                 continue
             line_day, line_inst, symbol, trade_id, side, size = match.group(1, 3, 4, 5, 6, 8)
             if (line_day, line_inst, symbol) != expected:
-                kind = "a line of another day" if line_day != expected[0] else "a line of another instrument"
-                problem(kind, f"{path}:{number}", line)
+                problem("a line of another day or instrument", f"{path}:{number}", line)
                 continue
             number_id = int(trade_id)
             if number_id <= last_id:
@@ -3212,85 +3162,64 @@ def check_day(inst_id: str, day: str, paths: list[Path]) -> DayCheck:
     except OSError as exc:
         problem("a file that can't be read", f"{inst_id} {day}: {describe(exc)}")
     check.first, check.first_after_midnight, check.last_before_midnight, check.last = (
-        place and Place(*place) for place in (first, after_midnight, early, last)
+        place and orjson.loads(place[0]) | {"where": f"{place[1]}:{place[2]}"}
+        for place in (first, after_midnight, early, last)
     )
     check.bought, check.sold = sums[b"buy"], sums[b"sell"]
     return check
 
 
 def check_days(jobs: list[tuple[str, str, list[Path]]]) -> Iterator[DayCheck]:
-    """Check all days (instId, day, files), on all cores where there is much to read; show how far it is."""
-    size = sum(path.stat().st_size for job in jobs for path in job[2])
+    """Check all days (instId, day, files) in this order, on all cores where there is much to read."""
     done = 0
-    if size > PARALLEL_BYTES and len(jobs) > 1:
+    if sum(path.stat().st_size for job in jobs for path in job[2]) > PARALLEL_BYTES and len(jobs) > 1:
         workers = min(os.cpu_count() or 1, len(jobs), 61)  # more are an error on Windows
-        leave_ctrl_c_to_us = signal.SIGINT, signal.SIG_IGN
+        ctrl_c = signal.SIGINT, signal.SIG_IGN  # is left to this process
         try:
-            with concurrent.futures.ProcessPoolExecutor(
-                workers, initializer=signal.signal, initargs=leave_ctrl_c_to_us
-            ) as pool:
+            with concurrent.futures.ProcessPoolExecutor(workers, initializer=signal.signal, initargs=ctrl_c) as pool:
                 for check in pool.map(check_day, *zip(*jobs, strict=True)):
                     done += 1
-                    show_progress(f"{done} of {len(jobs)} day files read")
                     yield check
         # no shared memory, no semaphores, no further process or thread, or one was killed: not the Vault's fault
         except (OSError, ImportError, RuntimeError) as exc:
             log.warning("Reading with several processes failed, going on with one", error=describe(exc))
-    for job in jobs[done:]:
-        done += 1
-        yield check_day(*job)
-        show_progress(f"{done} of {len(jobs)} day files read")
-    show_progress("")
+    yield from itertools.starmap(check_day, jobs[done:])
 
 
 def check_seams(days: list[DayCheck]) -> None:
-    """Check that the ids of an instrument rise from each stored day to the next, but for a second around midnight.
-
-    `days` are in order. A problem is added to the later day.
-    """
+    """Check that ids rise from each day to the next, but for a second around midnight; add problems to the later."""
     for day, other in itertools.pairwise(day for day in days if day.lines):
         for low, high in ((day.last_before_midnight, other.first), (day.last, other.first_after_midnight)):
-            if low and high and low.trade_id >= high.trade_id:
-                where = f"{high.path}:{high.number} has {high.trade_id}, {low.path}:{low.number} {low.trade_id}"
-                other.problems.add("ids that do not rise from day to day", where)
+            if low and high and int(low["trade_id"]) >= int(high["trade_id"]):
+                where = f"{high['where']} has {high['trade_id']}, {low['where']} {low['trade_id']}"
+                add_problem(other.problems, "ids that do not rise from day to day", where)
                 break
 
 
-def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield number and bytes of each line of a gaps or an audit file, which may not be there, or no longer."""
-    with contextlib.suppress(FileNotFoundError):
-        for _, number, line in numbered_lines([path]):
-            yield number, line
-
-
 def check_metadata(vault: Vault, inst_id: str, last: Place | None) -> Problems:
-    """Check an instrument's gaps, audit and metadata files, and look for files that do not belong to its days.
-
-    `last` is its newest line.
-    """
+    """Check an instrument's gaps, audit and metadata files, and that all others are days; `last` is its newest line."""
     problems = Problems()
-    for path, parse, name in (
-        (vault.gaps_path(inst_id), Gap.parse, "gaps"),
-        (audit_path(vault, inst_id), Verdict.parse, "audit"),
-    ):
-        for number, line in lines_of(path):
-            if not parse(inst_id, line):
-                problems.add(f"an invalid line in the {name} file", f"{path}:{number}", line)
+    gaps, verdicts = vault.gaps_path(inst_id), audit_path(vault, inst_id)
+    for path, number, line in numbered_lines(path for path in (gaps, verdicts) if path.exists()):
+        if not (Gap.parse if path == gaps else parse_verdict)(inst_id, line):
+            add_problem(problems, f"an invalid line in the {path.parent.name} file", f"{path}:{number}", line)
     saved = vault.load_instrument(inst_id)
-    if last and (saved is None or saved.contract != last.contract):
-        values = " ".join(saved.contract) if saved else "none that is valid"
-        what = f"the newest line has {' '.join(last.contract)}, {vault.instrument_path(inst_id)} {values}"
-        problems.add("ctVal, ctMult or ctType differ from the saved instrument", what)
+    found = " ".join(saved.contract if saved else ("none", "that", "is", "valid"))
+    wanted = " ".join(last[name] for name in CONTRACT) if last else found
+    if wanted != found:
+        what = f"the newest line has {wanted}, {vault.instrument_path(inst_id)} {found}"
+        add_problem(problems, "ctVal, ctMult or ctType differ from the saved instrument", what)
     known = {path for paths in vault.days(inst_id).values() for path in paths}
     for path in sorted(set((vault.trades / inst_id).glob("*")) - known):
         if not path.name.startswith(PROBE):
-            problems.add("a file that is no day of trades", str(path))
+            add_problem(problems, "a file that is no day of trades", str(path))
     return problems
 
 
-def dates(first: date, last: date) -> list[str]:
+def dates(first: str, last: str) -> list[str]:
     """Return all days from the first to the last, both included."""
-    return [str(first + timedelta(number)) for number in range((last - first).days + 1)]
+    begin, end = date.fromisoformat(first), date.fromisoformat(last)
+    return [str(begin + timedelta(number)) for number in range((end - begin).days + 1)]
 
 
 def touches(gap: Gap, day: str) -> bool:
@@ -3303,105 +3232,79 @@ def touches(gap: Gap, day: str) -> bool:
     return begin <= day < end or (day == end and not ends_with_day)
 
 
-def is_hole(gap: Gap) -> bool:
-    """Tell whether trades are missing there for good: `start` without a lower end is where the record begins."""
-    return gap.reason in {"unrepaired", "horizon"} or (gap.reason == "start" and gap.after_id is not None)
+def is_pending(gaps: Iterable[Gap], day: str) -> bool:
+    """Tell whether trades of a day are still to be fetched."""
+    return any(gap.reason == "pending" and touches(gap, day) for gap in gaps)
 
 
-def time_range(begin: str, end: str) -> str:
-    """Return a range of time in words, of two times like 2026-11-21T10:56:01.123Z, which may be empty."""
-    length = 19 if begin[:16] == end[:16] else 16
-    after, before = (stamp[:length].replace("T", " ") for stamp in (begin, end))
+def time_range(gap: Gap) -> str:
+    """Return in words from when to when something is missing."""
+    after, before = (stamp[:16].replace("T", " ") for stamp in (gap.after_utc, gap.before_utc))
     if not after or not before:
-        return f"from {after}" if after else f"up to {before}" if before else "at a time not known"
+        return f"from {after}" if after else f"up to {before}"
     return f"{after} to {before[11:] if after[:10] == before[:10] else before}"
 
 
-def ranges_in_words(inst_id: str, gaps: Iterable[Gap]) -> list[str]:
-    """Return a line for each range of time in which something is missing, in order; those that touch are merged."""
-    merged: list[tuple[str, str, str]] = []  # begin, end, reason
-    for gap in sorted(gaps, key=lambda gap: (gap.reason, gap.after_utc, gap.before_utc)):
-        begin, end, reason = merged[-1] if merged else ("", "", "")
-        if gap.reason == reason and gap.after_utc[:16] <= end[:16]:
-            merged[-1] = begin, max(end, gap.before_utc), reason
-        else:
-            merged.append((gap.after_utc, gap.before_utc, gap.reason))
-    return [f"{inst_id} {time_range(begin, end)} ({reason})" for begin, end, reason in sorted(merged)]
-
-
-def count_ids(gaps: Iterable[Gap]) -> int:
-    """Return how many ids gaps name, each counted once."""
-    count = end = 0
-    for low, high in sorted(((gap.after_id or 0) + 1, gap.before_id) for gap in gaps):
-        count += max(0, high - max(low, end))
-        end = max(end, high)
-    return count
-
-
-def pending_days(gaps: Iterable[Gap]) -> set[str]:
-    """Return the days of which pending gaps may hold trades; where a gap begins is not always known."""
-    days: set[str] = set()
-    for gap in gaps:
-        with contextlib.suppress(ValueError, OverflowError):  # an edited file may name a day that does not exist
-            end = date.fromisoformat((gap.before_utc or gap.after_utc)[:10])
-            begin = date.fromisoformat(gap.after_utc[:10]) if gap.after_utc else end - timedelta(1)
-            days.update(filter(partial(touches, gap), dates(begin, end)))
-    return days
-
-
 def missing_in_words(gaps: dict[str, list[Gap]]) -> tuple[list[str], list[str]]:
-    """Return what is missing by the gaps files (by instrument): lines for a report, and parts of its last line."""
-    holes = [text for i in gaps for text in ranges_in_words(i, filter(is_hole, gaps[i]))]
-    pending = {inst_id: [gap for gap in gaps[inst_id] if gap.reason == "pending"] for inst_id in gaps}
-    awaited = [text for inst_id in gaps for text in ranges_in_words(inst_id, pending[inst_id])]
-    lines = [f"Missing: {text}" for text in shortened(holes)] + [f"Pending: {text}" for text in shortened(awaited)]
+    """Return what is missing by the gaps files (by instrument, merged): lines for a report, parts of its last line."""
+    holes, awaited, lines = [], [], []
+    days: set[str] = set()  # that are pending
     for inst_id, recorded in gaps.items():
-        if absent := count_ids(gap for gap in recorded if gap.reason == "absent"):
+        for gap in recorded:
+            if gap.reason == "pending":
+                awaited.append(f"Pending: {inst_id} {time_range(gap)}")
+                end = gap.before_utc[:10]
+                days.update(dates(gap.after_utc[:10] or end, end)[:-1] or [end])
+            elif gap.reason != "absent":
+                holes.append(f"Missing: {inst_id} {time_range(gap)} ({gap.reason})")
+        if absent := sum(gap.before_id - gap.first for gap in recorded if gap.reason == "absent"):
             lines.append(f"Not missing: {inst_id}, {number_of(absent, 'id')} that OKX never used (absent)")
-    days = pending_days(itertools.chain(*pending.values()))
     parts = [f"{number_of(len(holes), 'range')} missing"] if holes else []
-    return lines, parts + ([f"{number_of(len(days), 'day')} still to come (pending)"] if awaited else [])
+    parts += [f"{number_of(len(days), 'day')} still to come (pending)"] if days else []
+    return shortened(holes) + shortened(awaited) + lines, parts
 
 
 TABLE = "{:<16} {:<10} {:>9}  {:<13} {:<13} {:>12} {:>12} {:>16} {:>16} {:>4} {:>8}  {}"
 TABLE_HEAD = TABLE.format(
-    *("instrument", "UTC day", "lines", "first UTC", "last UTC", "first id", "last id"),
-    *("contracts bought", "contracts sold", "gaps", "problems", ""),
+    *("instrument", "UTC day", "lines", "first UTC", "last UTC", "first id", "last id", "contracts bought"),
+    *("contracts sold", "gaps", "problems", ""),
 ).rstrip()
 
 
 def table_row(check: DayCheck, gaps: list[Gap]) -> str:
     """Return a day's row of the table; `gaps` are those of the instrument."""
-    ends = [(place.time, place.trade_id) if place else ("", "") for place in (check.first, check.last)]
-    times, ids = zip(*ends, strict=True)
-    here = [gap for gap in gaps if touches(gap, check.day)]
-    holes = sum(gap.reason == "absent" or is_hole(gap) for gap in here)
-    pending = "pending" if any(gap.reason == "pending" for gap in here) else ""
-    sums = f"{check.bought:f}", f"{check.sold:f}"
-    found = check.problems.counts.total()
-    row = TABLE.format(check.inst_id, check.day, check.lines, *times, *ids, *sums, holes, found, pending)
-    return row.rstrip()
+    ends = [place or collections.defaultdict(str) for place in (check.first, check.last)]
+    times, ids = [end["timestamp_utc"][11:] for end in ends], [end["trade_id"] for end in ends]
+    holes = sum(touches(gap, check.day) and gap.reason != "pending" for gap in gaps)
+    figures = f"{check.bought:f}", f"{check.sold:f}", holes, sum(map(len, check.problems.values()))
+    pending = "pending" if is_pending(gaps, check.day) else ""
+    return TABLE.format(check.inst_id, check.day, check.lines, *times, *ids, *figures, pending).rstrip()
 
 
 def verify(vault: Vault) -> int:
-    """Check the format of every stored line, print a table, what is missing and a verdict; return the exit code."""
-    output, problems = [TABLE_HEAD], Problems()
-    with reading(vault):
+    """Check every stored line, print days, problems, gaps and a verdict; return the exit code, or raise VaultError."""
+    output, problems, gaps = [TABLE_HEAD], Problems(), dict[str, list[Gap]]()
+    try:
         checks: dict[str, list[DayCheck]] = {inst_id: [] for inst_id in vault.instruments()}
         jobs = [(inst_id, day, paths) for inst_id in checks for day, paths in vault.days(inst_id).items()]
-        for check in check_days(jobs):
+        for done, check in enumerate(check_days(jobs), 1):
             checks[check.inst_id].append(check)
-        gaps = {inst_id: list(dict.fromkeys(vault.gaps(inst_id))) for inst_id in checks}
+            show_progress(f"{done} of {len(jobs)} day files read")
         for inst_id, days in checks.items():
             check_seams(days)
+            recorded = merge_gaps(vault.gaps(inst_id))
+            gaps[inst_id] = [gap for gap in recorded if gap.reason != "start" or gap.after_id is not None]
             output += [table_row(day, gaps[inst_id]) for day in days]
-            for day in days:
-                problems.merge(day.problems)
-            problems.merge(check_metadata(vault, inst_id, next((day.last for day in reversed(days) if day.last), None)))
-    for kind, places in problems.places.items():
-        output += ["", f"{problems.counts[kind]} x {kind}", *(f"  {place}" for place in places)]
+            newest = next((day.last for day in reversed(days) if day.last), None)
+            for found in [*(day.problems for day in days), check_metadata(vault, inst_id, newest)]:
+                for kind, places in found.items():
+                    problems.setdefault(kind, []).extend(places)
+    except OSError as exc:
+        raise unusable(vault.root, exc) from exc
+    for kind, places in problems.items():
+        output += ["", f"{len(places)} x {kind}", *(f"  {place}" for place in list(filter(None, places))[:SHOWN])]
     lines = sum(day.lines for days in checks.values() for day in days)
-    total = problems.counts.total()
+    total = sum(map(len, problems.values()))
     verdict = number_of(total, "problem") if total else "no problem found" if lines else "no data to check"
     missing, parts = missing_in_words(gaps)
     last = f"{number_of(lines, 'line')} in {number_of(len(jobs), 'day file')}: {', '.join([verdict, *parts])}"
@@ -3416,98 +3319,43 @@ COLUMNS = "open high low close contracts currency"  # of a bar and of a candle; 
 CANDLE = re.compile(r"[0-9]{13}( [0-9]+(\.[0-9]+)?){6}")  # start, ms, and COLUMNS
 
 
-@lru_cache(maxsize=16)
-def currency_per_contract(ct_val: bytes, ct_mult: bytes, ct_type: bytes) -> Decimal:
-    """Return ctVal x ctMult, or 0 for a contract that is not linear: there it takes a price to say that."""
-    return EXACT.multiply(Decimal(ct_val.decode()), Decimal(ct_mult.decode())) if ct_type == b"linear" else Decimal(0)
+def add_records(bars: dict[str, Bar], records: Iterable[re.Match[bytes]]) -> str:
+    """Add stored records to the bars by minute, and return the last one's id; nothing where there is no record."""
+    trade_id = b""
+    for record in records:
+        trade_id, ct_type = record[5], record[11]
+        px, sz, ct_val, ct_mult = (Decimal(value.decode()) for value in record.group(7, 8, 9, 10))
+        currency = EXACT.multiply(EXACT.multiply(sz, ct_val), ct_mult) if ct_type == b"linear" else Decimal(0)
+        minute = record[0][18:34].decode()
+        bar = bars.get(minute) or (px, px, px, px, Decimal(0), Decimal(0))
+        sums = EXACT.add(bar[4], sz), EXACT.add(bar[5], currency)  # currency: 0 is unknown, as it takes a price
+        bars[minute] = bar[0], max(bar[1], px), min(bar[2], px), px, *sums
+    return trade_id.decode()
 
 
-class DayBars:
-    """A stored day, added up by minute as a candle does."""
-
-    def __init__(self) -> None:
-        self.minutes: dict[str, Bar] = {}  # by hh:mm
-        self.last_id = ""
-
-    def add(self, lines: Iterable[bytes]) -> int:
-        """Add stored lines, in order, and return how many there were; what is no record is left out."""
-        count = 0
-        match = None
-        for count, line in enumerate(lines, 1):  # noqa: B007 - returned
-            if found := RECORD.fullmatch(line):
-                match = found
-                minute, px, sz = match[2].decode(), Decimal(match[7].decode()), Decimal(match[8].decode())
-                bar = self.minutes.get(minute) or (px, px, px, px, Decimal(0), Decimal(0))
-                totals = EXACT.add(bar[4], sz), EXACT.fma(sz, currency_per_contract(*match.group(9, 10, 11)), bar[5])
-                self.minutes[minute] = bar[0], max(bar[1], px), min(bar[2], px), px, *totals
-        if match:
-            self.last_id = match[5].decode()
-        return count
-
-
-def last_stored_id(paths: list[Path]) -> str | None:
-    """Return the last trade id of a day's files: empty where there is none, None where all are compressed."""
-    plain = [path for path in paths if path.suffix != ".gz"]
-    if not plain:
-        return None
-    with plain[-1].open("rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(max(0, size - ID_TAIL_BYTES))
-        lines = file.read().splitlines(keepends=True)
-    matches = (RECORD.fullmatch(line) for line in reversed(lines))
-    return next((match[5].decode() for match in matches if match), "")
-
-
-class StoredDay(NamedTuple):
-    """What bounds the minutes of a day that can be audited."""
-
-    paths: list[Path]
-    last_id: str | None  # see last_stored_id
-    inside: bool  # neither before the first stored day nor after the last: outside, nothing can be judged
-    is_first: bool  # of the stored days that are not empty
-    is_last: bool
-    gaps: list[Gap]
-
-    @classmethod
-    def of(cls, vault: Vault, inst_id: str, day: str) -> Self:
-        """Look at the files; raise OSError where that fails."""
-        days = vault.days(inst_id)
-        stored = [other for other, paths in days.items() if any(path.stat().st_size for path in paths)] or [""]
-        paths = days.get(day, [])
-        bounds = stored[0] <= day <= stored[-1], day == stored[0], day == stored[-1]
-        return cls(paths, last_stored_id(paths), *bounds, vault.gaps(inst_id))
-
-
-def covered_minutes(day: str, stored: StoredDay, bars: dict[str, Bar], gaps: Iterable[Gap]) -> list[str]:
-    """Return the minutes (hh:mm) of a day that are stored whole.
+def covered_minutes(vault: Vault, inst_id: str, day: str, bars: dict[str, Bar]) -> list[str]:
+    """Return the minutes (2026-11-21T12:34) of a day that are stored whole; raise OSError.
 
     Not covered are the minutes up to the very first trade's, those from the very last one's on, and those that a gap
     touches: all but `absent`, since what OKX never had is in no candle either.
     """
-    if not stored.inside:
+    days = [other for other, paths in vault.days(inst_id).items() if any(path.stat().st_size for path in paths)]
+    if not days or not days[0] <= day <= days[-1]:
         return []
-    first = min(bars, default="") if stored.is_first else ""
-    last = max(bars, default="") if stored.is_last else "~"
-    touching = [gap for gap in gaps if gap.reason != "absent" and touches(gap, day)]
-    holes = [(gap.after_utc[:16], gap.before_utc[:16] or "9") for gap in touching]
-    minutes = [f"{number // 60:02}:{number % 60:02}" for number in range(1440)]
-    return [
-        minute
-        for minute in minutes
-        if first < minute < last and not any(low <= f"{day}T{minute}" <= high for low, high in holes)
-    ]
+    first = min(bars, default="") if day == days[0] else ""
+    last = max(bars, default="") if day == days[-1] else "~"
+    gaps = [gap for gap in vault.gaps(inst_id) if gap.reason != "absent" and touches(gap, day)]
+    holes = [(gap.after_utc[:16], gap.before_utc[:16] or "~") for gap in gaps]
+    minutes = (f"{day}T{number // 60:02}:{number % 60:02}" for number in range(1440))
+    return [it for it in minutes if first < it < last and not any(begin <= it <= end for begin, end in holes)]
 
 
-class NoAnswerError(RequestError):
-    """OKX gave no candles within AUDIT_PATIENCE_S: other days will fare no better now."""
+async def fetch_candles(rest: Rest, inst_id: str, day: str) -> dict[str, list[str]]:
+    """Return the COLUMNS of a UTC day's confirmed 1-minute candles by minute (2026-11-21T12:34).
 
-
-async def fetch_candles(rest: Rest, inst_id: str, start: int) -> dict[int, list[str]]:
-    """Return the COLUMNS of a UTC day's confirmed 1-minute candles by their start, ms.
-
-    Raises NoAnswerError without answers in time, and RequestError where they hold no candle.
+    Raises TimeoutError without answers in AUDIT_PATIENCE_S, and RequestError where they hold no candle.
     """
-    candles = {}
+    start, candles = int(midnight_of(day)), {}
     try:
         async with asyncio.timeout(AUDIT_PATIENCE_S):
             for offset in range(0, 1440, CANDLES):
@@ -3515,176 +3363,143 @@ async def fetch_candles(rest: Rest, inst_id: str, start: int) -> dict[int, list[
                 for row in await rest.candles(inst_id, *page):
                     text = " ".join(map(str, row[:7])) if isinstance(row, list) and row[8:9] == ["1"] else ""
                     if CANDLE.fullmatch(text):
-                        candles[int(text[:13])] = text[14:].split()
+                        candles[utc(text[:13])[:16]] = text[14:].split()
     except TimeoutError:
-        raise NoAnswerError(f"OKX gave no candles within {AUDIT_PATIENCE_S:.0f}s") from None
+        raise TimeoutError(f"OKX gave no candles within {AUDIT_PATIENCE_S:.0f}s") from None
     if not candles:
         raise RequestError("OKX has no candles of that day")
     return candles
 
 
-def differing_minute(minute: str, bar: Bar | None, candle: list[str]) -> str:
-    """Return how a stored minute (2026-11-21T12:34) and OKX's candle differ, or nothing where they agree."""
+def difference(minute: str, bar: Bar | None, candle: list[str]) -> str:
+    """Return how a stored minute and OKX's candle differ, or nothing where they agree."""
     okx = tuple(map(Decimal, candle))
-    if not bar:
-        ours, differ = "nothing", bool(okx[4])
-    else:
-        ours = " ".join(f"{value:f}" for value in bar)
-        differ = bar[:5] != okx[:5] or (bar[5] != okx[5] and bool(bar[5]))
-    return f"{minute}Z stored {ours}, OKX {' '.join(candle)} ({COLUMNS})" if differ else ""
+    if bar[:5] == okx[:5] and bar[5] in {okx[5], 0} if bar else not okx[4]:
+        return ""
+    ours = " ".join(f"{value:f}" for value in bar) if bar else "nothing"
+    return f"{minute}Z stored {ours}, OKX {' '.join(candle)} ({COLUMNS})"
 
 
-async def audit_day(
-    vault: Vault, rest: Rest, inst_id: str, day: str, *, background: bool = False
-) -> tuple[Verdict, list[str]]:
+class Verdict(NamedTuple):
+    """How a stored UTC day agrees with OKX's candles; the last one of a day on record counts."""
+
+    inst_id: str
+    day: str
+    agreeing: int  # minutes
+    differing: int
+    not_covered: int  # by what is stored, or by OKX's candles
+    last_id: str  # of the day's last line when it was audited; empty where there was none
+
+    def __str__(self) -> str:
+        """Return it as the log and `--audit` show it."""
+        covered = self.agreeing + self.differing
+        uncovered = f", {self.not_covered} not covered" if self.not_covered else ""
+        return f"{self.inst_id} {self.day}: {self.agreeing} of {covered} covered minutes agree with OKX{uncovered}"
+
+    def save(self, vault: Vault) -> None:
+        """Append it to the audit file, on the disk when this returns; raise OSError or VaultError."""
+        values = map(str, (utc_now(), *self))
+        path = vault.folder_of(audit_path(vault, self.inst_id))
+        if path.exists():
+            cut_torn_end(path)
+        with path.open("ab") as file:
+            file.write(orjson.dumps(dict(zip(VERDICT_KEYS, values, strict=True))) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+async def audit_day(vault: Vault, rest: Rest, inst_id: str, day: str, pause: float = 0.0) -> tuple[Verdict, list[str]]:
     """Compare a stored UTC day with OKX's candles, minute by minute and exactly; return also how minutes differ.
 
-    `background`: the day is known not to be pending, and it is read slowly, so that live capture does not suffer.
-    Raises OSError where files can't be read, and RequestError (NoAnswerError) where candles can't be had.
+    `pause` (s) is made after each 1000 lines. Raises OSError where files can't be read, and RequestError or
+    TimeoutError where candles can't be had.
     """
-    # gaps are read before and after the lines: history may end in between, and a live gap may begin
-    stored = await asyncio.to_thread(StoredDay.of, vault, inst_id, day)
-    bars = DayBars()
-    lines = (line for _, _, line in numbered_lines(stored.paths))
-    while await asyncio.to_thread(bars.add, itertools.islice(lines, 1000)):
-        await asyncio.sleep(AUDIT_PAUSE_S if background else 0)
-    gaps = [*stored.gaps, *await asyncio.to_thread(vault.gaps, inst_id)]
-    gaps = [gap for gap in gaps if not (background and gap.reason == "pending")]
-    minutes = covered_minutes(day, stored, bars.minutes, gaps)
-    start = int(datetime.fromisoformat(f"{day}T00:00:00Z").timestamp()) * 1000
-    candles = await fetch_candles(rest, inst_id, start) if minutes else {}
-    covered, differing = 0, []
-    for minute in minutes:
-        if candle := candles.get(start + (int(minute[:2]) * 60 + int(minute[3:])) * 60_000):
-            covered += 1
-            if text := differing_minute(f"{day}T{minute}", bars.minutes.get(minute), candle):
-                differing.append(text)
-    last_id = bars.last_id if stored.last_id is None else stored.last_id
-    return Verdict(inst_id, day, covered - len(differing), len(differing), 1440 - covered, last_id), differing
+    paths = await asyncio.to_thread(lambda: vault.days(inst_id).get(day, []))
+    records = (match for _, _, line in numbered_lines(paths) if (match := RECORD.fullmatch(line)))
+    bars: dict[str, Bar] = {}
+    last_id = ""
+    while newest := await asyncio.to_thread(add_records, bars, itertools.islice(records, 1000)):
+        last_id = newest
+        await asyncio.sleep(pause)
+    # a gap is on record before the trades after it are stored, so gaps are read after the lines
+    minutes = await asyncio.to_thread(covered_minutes, vault, inst_id, day, bars)
+    candles = await fetch_candles(rest, inst_id, day) if minutes else {}
+    covered = [minute for minute in minutes if minute in candles]
+    differing = [text for minute in covered if (text := difference(minute, bars.get(minute), candles[minute]))]
+    counts = len(covered) - len(differing), len(differing), 1440 - len(covered)
+    return Verdict(inst_id, day, *counts, last_id), differing
 
 
 def day_range(text: str) -> tuple[date, date]:
     """Take a date, or a range of dates such as 2026-11-01..2026-11-21, from the command line."""
-    try:
-        first, last = (
-            date.fromisoformat(part) if re.fullmatch(r"\d{4}-\d\d-\d\d", part, re.ASCII) else None
-            for part in (text.split("..") if ".." in text else (text, text))
-        )
-    except ValueError:  # no such day, or more than two
-        first = last = None
-    if not first or not last:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no date like 2026-11-21, nor a range like 2026-11-01..2026-11-21"
-        )
-    if first > last:
-        raise argparse.ArgumentTypeError(f"{text!r} ends before it begins")
-    return first, last
+    with contextlib.suppress(ValueError):
+        first, last = date.fromisoformat(text[:10]), date.fromisoformat(text[-10:])
+        if first <= last and re.fullmatch(r"\d{4}-\d\d-\d\d(\.\.\d{4}-\d\d-\d\d)?", text, re.ASCII):
+            return first, last
+    raise argparse.ArgumentTypeError(f"{text!r} is no date like 2026-11-21, nor a range like 2026-11-01..2026-11-21")
 
 
 async def judge_day(vault: Vault, rest: Rest, inst_id: str, day: str) -> tuple[str, list[str]]:
-    """Audit a day for the command line: return what it counts as, and the lines of the report.
-
-    Raises NoAnswerError.
-    """
-    try:
-        verdict, differing = await audit_day(vault, rest, inst_id, day)
-        pending = any(gap.reason == "pending" and touches(gap, day) for gap in vault.gaps(inst_id))
-    except NoAnswerError:
-        raise
-    except (OSError, RequestError) as exc:
-        return "not audited", [f"{inst_id} {day}: {describe(exc)}"]
-    lines = [str(verdict), *(f"  {text}" for text in shortened(differing))]
-    if differing:
-        return "differing", lines
-    if pending:
-        return "pending", [f"{verdict} (pending)"]
-    return "agreeing" if verdict.agreeing else "uncovered", lines
+    """Audit a day for the command line: return what it counts as, and lines of the report; raise as audit_day does."""
+    if is_pending(vault.gaps(inst_id), day):
+        return "pending", [f"{inst_id} {day}: pending"]
+    verdict, differing = await audit_day(vault, rest, inst_id, day)
+    kind = "differing" if differing else "agreeing" if verdict.agreeing else "uncovered"
+    return kind, [str(verdict), *(f"  {text}" for text in shortened(differing))]
 
 
 async def audit(vault: Vault, rest_urls: list[str], first: str, last: str) -> int:
-    """Audit the days from `first` to `last` of every instrument, print a line for each and return the exit code.
-
-    It ends early where OKX gives no answer at all.
-    """
-    with reading(vault):
-        inst_ids = vault.instruments()
+    """Audit days of every instrument, until OKX gives no answer; print a line for each and return the exit code."""
+    days, inst_ids = dates(first, last), vault.instruments()
     if not inst_ids:
         print_report("no data to check")
-    jobs = list(itertools.product(dates(date.fromisoformat(first), date.fromisoformat(last)), inst_ids))
-    counts = dict.fromkeys(("agreeing", "differing", "pending", "uncovered", "not audited"), 0)
+    jobs = list(itertools.product(days, inst_ids))
+    counts = dict.fromkeys(("agreeing", "differing", "pending", "uncovered"), 0)
     async with open_session() as session:
         rest = Rest(session, rest_urls, Outage())
         for number, (day, inst_id) in enumerate(jobs, 1):
             show_progress(f"{inst_id} {day}, {number} of {len(jobs)}")
             try:
                 kind, lines = await judge_day(vault, rest, inst_id, day)
-            except NoAnswerError as exc:
-                counts["not audited"] += len(jobs) - number + 1
-                print_report(f"{inst_id} {day}: {exc}")
-                break
-            show_progress("")
-            counts[kind] += 1
-            print_report(*lines)
+                counts[kind] += 1
+                print_report(*lines)
+            except (OSError, RequestError) as exc:
+                print_report(f"{inst_id} {day}: {describe(exc)}")
+                if isinstance(exc, TimeoutError):  # other days will fare no better now
+                    break
+    failed = len(jobs) - sum(counts.values())
     if len(jobs) > 1:
-        failed = counts["not audited"]
-        words = ", ".join(f"{count} {kind}" for kind, count in counts.items() if kind != "not audited" or failed)
-        print_report(f"{len(jobs)} days: {words}")
-    return 0 if counts["agreeing"] and not counts["differing"] + counts["not audited"] else 1
+        words = [f"{count} {kind}" for kind, count in counts.items()] + ([f"{failed} not audited"] if failed else [])
+        what = f"{number_of(len(days), 'day')} of {number_of(len(inst_ids), 'instrument')}"
+        print_report(f"{what}: {', '.join(words)}")
+    return 0 if counts["agreeing"] and not counts["differing"] + failed else 1
 
 
-def saved_verdicts(vault: Vault, inst_id: str) -> dict[str, Verdict]:
-    """Return the verdicts on record by day; the last one of a day counts, invalid and torn lines do not."""
-    try:
-        lines = audit_path(vault, inst_id).read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return {}
-    return {verdict.day: verdict for line in lines if (verdict := Verdict.parse(inst_id, line))}
+def last_stored_id(path: Path) -> str:
+    """Return the last trade id of a day's file; empty where there is none, or the file is compressed."""
+    if path.suffix == ".gz":
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, io.SEEK_END) - ID_TAIL_BYTES))
+        ids = [record[4].decode() for record in RECORD.findall(file.read())]
+    return ids[-1] if ids else ""
 
 
-def verdicts_to_append_to(vault: Vault, inst_id: str) -> Path:
-    """Return the audit file, without what a crash left of a line; raise OSError or VaultError."""
-    path = vault.folder_of(audit_path(vault, inst_id))
-    if path.exists():
-        cut_torn_end(path)
-    return path
+def days_to_audit(vault: Vault, inst_id: str) -> list[str]:
+    """Return the days that need an audit, oldest first; raise OSError.
 
-
-def save_verdict(vault: Vault, verdict: Verdict) -> None:
-    """Append a verdict to the audit file, on the disk when this returns; raise OSError or VaultError."""
-    with verdicts_to_append_to(vault, verdict.inst_id).open("ab") as file:
-        file.write(verdict.line(utc(f"{time.time_ns() // 1_000_000:013}")))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-class AuditState(NamedTuple):
-    """What the Vault says about an instrument's days."""
-
-    last_ids: dict[str, str | None]  # of every stored day; see last_stored_id
-    audited: dict[str, str]  # by day: last_id of the verdict on record
-    pending: set[str]  # stored days that a pending range touches
-
-    @classmethod
-    def of(cls, vault: Vault, inst_id: str) -> Self:
-        """Read it; raise OSError where that fails."""
-        pending = [gap for gap in vault.gaps(inst_id) if gap.reason == "pending"]
-        last_ids = {day: last_stored_id(paths) for day, paths in vault.days(inst_id).items()}
-        audited = {day: verdict.last_id for day, verdict in saved_verdicts(vault, inst_id).items()}
-        return cls(last_ids, audited, {day for day in last_ids if any(touches(gap, day) for gap in pending)})
-
-
-def next_day_to_audit(state: AuditState, postponed: Container[str]) -> str:
-    """Return the newest finished day that needs an audit now, or nothing where there is none.
-
-    Finished is a day with a newer stored one. It needs an audit if it has no verdict, or lines behind those that the
-    verdict saw; a compressed day with a verdict is not looked into again.
+    These are finished (there is a newer one), not pending, and have no verdict or newer lines than those that it saw.
+    A compressed day with a verdict does not change any more.
     """
-    finished = sorted(state.last_ids)[:-1]
-    for day in reversed(finished):
-        changed = day not in state.audited or state.last_ids[day] not in {None, state.audited[day]}
-        if changed and day not in state.pending and day not in postponed:
-            return day
-    return ""
+    path = audit_path(vault, inst_id)
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    audited = dict(verdict for line in lines if (verdict := parse_verdict(inst_id, line)))  # the last of a day counts
+    gaps = vault.gaps(inst_id)
+    return [
+        day
+        for day, paths in list(vault.days(inst_id).items())[:-1]
+        if not is_pending(gaps, day) and (day not in audited or last_stored_id(paths[-1]) not in {"", audited[day]})
+    ]
 
 
 class Auditor:
@@ -3694,75 +3509,55 @@ class Auditor:
         self._vault = vault
         self._rest = rest
         self._due_at = dict.fromkeys(inst_ids, monotonic() + AUDIT_AFTER_S)  # by instId: no audit before
-        self._postponed: dict[tuple[str, str], float] = {}  # by instId and day: until when
-        self._live_days: dict[str, str] = {}
-        self._filled: set[tuple[str, str]] = set()  # days that history made whole
-        self._verdicts: dict[tuple[str, str], str] = {}  # last_id of those given since the start, on record or not
         self._changed = asyncio.Event()
 
-    def day_began(self, inst_id: str, day: str) -> None:
-        """Know that the first line of a newer day was written: the day before may be audited in AUDIT_AFTER_S."""
-        if day > self._live_days.get(inst_id, ""):
-            self._live_days[inst_id] = day
-            self._due_at[inst_id] = monotonic() + AUDIT_AFTER_S
-            self._changed.set()
+    def day_began(self, inst_id: str, _: str) -> None:
+        """Know that a day's first line was written: the day before may be audited in AUDIT_AFTER_S."""
+        self._due_at[inst_id] = monotonic() + AUDIT_AFTER_S
+        self._changed.set()
 
-    def day_filled(self, inst_id: str, day: str) -> None:
+    def day_filled(self, _: str, __: str) -> None:
         """Know that history has made a day whole: it may be audited now."""
-        self._filled.add((inst_id, day))
         self._changed.set()
 
     async def run(self) -> None:
-        """Audit whatever needs it, newest day first, until cancelled."""
+        """Audit whatever needs it, newest day first, until cancelled; what fails is tried again in AUDIT_AFTER_S.
+
+        Raises VaultError where another exporter may write to the Vault.
+        """
         while True:
             self._changed.clear()
-            now = monotonic()
-            if job := await self._next_job(now):
-                await self._audit(*job)
-                continue
-            times = [due for due in (*self._due_at.values(), *self._postponed.values()) if due > now]
+            for day, inst_id in await asyncio.to_thread(self._due_days):
+                try:  # slowly, so that live capture does not suffer
+                    verdict, differing = await audit_day(self._vault, self._rest, inst_id, day, AUDIT_PAUSE_S)
+                    await asyncio.to_thread(verdict.save, self._vault)
+                    (log.warning if differing else log.info)(f"Audit: {verdict}")
+                    for text in shortened(differing):
+                        log.warning(f"Audit: {text}")
+                except (OSError, RequestError) as exc:
+                    self._postpone(inst_id, day, exc)
+                    if isinstance(exc, TimeoutError):
+                        break  # other days will fare no better now
+                if self._changed.is_set():
+                    break  # newer days may be due
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(min(times, default=None)):
+                async with asyncio.timeout(AUDIT_AFTER_S):
                     await self._changed.wait()
 
-    async def _next_job(self, now: float) -> tuple[str, str] | None:
-        """Return instrument and day of the newest day to be audited now, or None."""
-        jobs = []
+    def _due_days(self) -> list[tuple[str, str]]:
+        """Return day and instrument of all audits that are due, the newest day first."""
+        due: list[tuple[str, str]] = []
         for inst_id, due_at in list(self._due_at.items()):
-            if due_at > now:
-                continue
             try:
-                state = await asyncio.to_thread(AuditState.of, self._vault, inst_id)
+                due += ((day, inst_id) for day in days_to_audit(self._vault, inst_id) if due_at <= monotonic())
             except OSError as exc:
-                self._due_at[inst_id] = monotonic() + AUDIT_AFTER_S
-                log.warning("Audit postponed", instId=inst_id, error=describe(exc), again_in=f"{AUDIT_AFTER_S:.0f}s")
-                continue
-            state.audited.update({day: last_id for (i, day), last_id in self._verdicts.items() if i == inst_id})
-            state.pending.difference_update(day for i, day in self._filled if i == inst_id)
-            postponed = {day for (i, day), until in self._postponed.items() if i == inst_id and until > now}
-            if day := next_day_to_audit(state, postponed):
-                jobs.append((day, inst_id))
-        return max(jobs)[::-1] if jobs else None
+                self._postpone(inst_id, "", exc)
+        return sorted(due, reverse=True)
 
-    async def _audit(self, inst_id: str, day: str) -> None:
-        """Audit a day, gently, log how it agrees and put that on record."""
-        try:
-            verdict, differing = await audit_day(self._vault, self._rest, inst_id, day, background=True)
-        except (OSError, RequestError) as exc:
-            self._postponed[inst_id, day] = again_at = monotonic() + AUDIT_AFTER_S
-            if isinstance(exc, NoAnswerError):
-                self._due_at = dict.fromkeys(self._due_at, again_at)
-            again_in = f"{AUDIT_AFTER_S:.0f}s"
-            log.warning("Audit postponed", instId=inst_id, day=day, error=describe(exc), again_in=again_in)
-            return
-        (log.warning if differing else log.info)(f"Audit: {verdict}")
-        for text in shortened(differing):
-            log.warning(f"Audit: {text}")
-        self._verdicts[inst_id, day] = verdict.last_id
-        try:
-            await asyncio.to_thread(save_verdict, self._vault, verdict)
-        except (OSError, VaultError) as exc:
-            log.warning("The audit's verdict can't be saved", instId=inst_id, day=day, error=describe(exc))
+    @staticmethod
+    def _postpone(inst_id: str, day: str, exc: Exception) -> None:
+        again_in = f"{AUDIT_AFTER_S:.0f}s"
+        log.warning("Audit postponed", instId=inst_id, day=day, error=describe(exc), again_in=again_in)
 
 
 # ---------------------------------------------------------------------------------------------------------- exporter
@@ -3898,9 +3693,10 @@ class InstrumentCapture:
         self._logged_at, self._logged = monotonic(), 0  # Stats: when, and how many lines were written then
         try:
             self.recorder.recover()
-            verdicts_to_append_to(vault, self.inst_id)
+            if (verdicts := audit_path(vault, self.inst_id)).exists():
+                cut_torn_end(verdicts)
             if since not in {"", "now"}:
-                self.history.fetch_since(since)
+                fetch_since(self._files, since)
         except OSError as exc:
             raise unusable(vault.root, exc) from exc
         last = self.recorder.sequence.last
@@ -4061,24 +3857,29 @@ LEVEL_COLORS = {"warning": "33;1", "error": "31;1", "critical": "31;1"}
 
 
 class BoundedLog(logging.handlers.RotatingFileHandler):
-    """A rotating log file; where an old one can't be moved, the present one goes on for as long again."""
+    """A rotating log that goes on where Windows forbids to rename a file that somebody else has open."""
 
-    def rotate(self, source: str, dest: str) -> None:
-        """Rename a full file; copy and empty it where Windows forbids that, since somebody has it open."""
+    def doRollover(self) -> None:  # noqa: N802 - the name of the standard library
+        """Move each file one on, or copy and empty it; where even that is refused, grow by as much again."""
+        if self.stream:
+            self.stream.close()
+        names = [self.baseFilename, *(f"{self.baseFilename}.{number}" for number in range(1, self.backupCount + 1))]
+        try:
+            for source, dest in reversed(list(itertools.pairwise(names))):
+                if Path(source).exists():
+                    self._move(source, dest)
+            self.maxBytes = LOG_BYTES
+        except OSError:
+            self.maxBytes += LOG_BYTES
+        self.stream = self._open()
+
+    @staticmethod
+    def _move(source: str, dest: str) -> None:
         try:
             Path(source).replace(dest)
         except PermissionError:
             shutil.copyfile(source, dest)
             os.truncate(source, 0)
-
-    def doRollover(self) -> None:  # noqa: N802 - the name of the standard library
-        """Move each file one on."""
-        try:
-            super().doRollover()
-            self.maxBytes = LOG_BYTES
-        except OSError:
-            self.maxBytes += LOG_BYTES
-            self.stream = self.stream or self._open()
 
 
 def prepare_console() -> bool:

@@ -293,7 +293,7 @@ def read_vault(vault: Path, inst_id: str = BTC) -> list[Record]:
 def read_gaps(vault: Path, inst_id: str = BTC) -> list[Record]:
     """Return the gaps on record, after a look at their form."""
     path = vault / "meta" / "okx" / "gaps" / f"{inst_id}.jsonl"
-    gaps: list[Record] = [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+    gaps: list[Record] = [orjson.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
     for gap in gaps:
         assert tuple(gap) == GAP_KEYS, f"{path}: {gap}"
         assert all(isinstance(value, str) for value in gap.values()), f"{path}: {gap}"
