@@ -2172,13 +2172,16 @@ class DayStartSearch:
         A page that shows two neighbouring ids on both sides of midnight is believed. Where they are no neighbours, and
         where REST has nothing before midnight, ABSENT_ANSWERS over ABSENT_S have to agree.
         """
+        last = 0  # the highest id that was shown with a time before midnight
         for pause in itertools.chain(ASK_AGAIN_S[:1] * 3, itertools.repeat(ASK_AGAIN_S[1])):
             rows = self._rows(await self._rest.history_before(self._inst_id, self._midnight))
-            earlier = [row.last for row in rows if row.ts < self._midnight]
-            if earlier:
-                page = self._rows(await self._rest.history(self._inst_id, earlier[-1] + 1 + PAGE // 2))
+            if earlier := self._before_midnight(rows, last):
+                # the newest by time need not have the highest ids: then go up, half a page each time
+                page = self._rows(await self._rest.history(self._inst_id, earlier + 1 + PAGE // 2))
                 if start := self._judge(page, known_id):
                     return start
+                if (last := self._before_midnight(page, earlier)) > earlier:
+                    continue
             elif await self._rest.history(self._inst_id, known_id + 1) and self._proves(None):
                 return DayStart(None, await self._lowest(known_id))
             await asyncio.sleep(pause)
@@ -2186,6 +2189,10 @@ class DayStartSearch:
 
     def _rows(self, rows: list[Any]) -> list[Trade]:
         return parse_rows(self._inst_id, rows)[0]
+
+    def _before_midnight(self, rows: list[Trade], least: int) -> int:
+        """Return the highest id of rows with times before midnight, and no lower one than `least`."""
+        return max((row.last for row in rows if row.ts < self._midnight and row.last > least), default=least)
 
     def _judge(self, page: list[Trade], known_id: int) -> DayStart | None:
         """Return the start that a page shows, if it is believed."""
