@@ -504,13 +504,13 @@ class FallenIds:
 
     def __init__(self) -> None:
         self._pushes = 0  # in a row
+        self._stored = -1  # the last stored id then
 
     def add(self, trade: Trade, stored: int, ts: str) -> None:
         """Look at a push that is skipped; `stored` and `ts` (ms) are of the last line. Raises BuildFailError."""
-        if trade.repaired or trade.last > stored or trade.ts <= ts:
-            self._pushes = 0
-            return
-        self._pushes += 1
+        fell = not trade.repaired and trade.last <= stored and trade.ts > ts
+        self._pushes = self._pushes + 1 if fell and stored == self._stored else int(fell)
+        self._stored = stored
         if self._pushes >= FALLEN_PUSHES:
             raise BuildFailError(
                 f"Trade ids fell: OKX sends {trade.inst_id} {trade.last} of {utc(trade.ts)}, but {stored} of {utc(ts)}"
@@ -519,7 +519,7 @@ class FallenIds:
             )
 
     def clear(self) -> None:
-        """Look at a push that is stored, or may be."""
+        """Look at a push that waits: it breaks the row."""
         self._pushes = 0
 
 
@@ -668,7 +668,6 @@ class Sequence:
     def _store(self, trade: Trade) -> None:
         self._patched = trade.repaired or (self._patched and trade.ts == self.ts)
         self.next, self.ts, self._stored = trade.last + 1, trade.ts, trade.last
-        self._fallen.clear()
 
     def _wait(self, trade: Trade) -> None:
         if not insert_by_id(self.waiting, trade):
@@ -1335,11 +1334,12 @@ class TradeWriter:
 
     def store(self, items: Iterable[Trade | Gap]) -> None:
         """Put gaps on record and buffer lines; what is buffered goes to the file before another day's lines."""
-        gaps = [item for item in items if isinstance(item, Gap)]
-        if gaps:  # on the disk before anything after them
-            self._files.gaps.add(gaps)
+        gaps: list[Gap] = []
         for item in items:
             if isinstance(item, Gap):
+                if not gaps:  # all of them are on the disk before anything after the first
+                    gaps = [gap for gap in items if isinstance(gap, Gap)]
+                    self._files.gaps.add(gaps)
                 continue
             second = utc_second(item.ts[:10])
             if second is not self._second:
