@@ -3482,9 +3482,7 @@ async def audit(vault: Vault, rest_urls: list[str], first: str, last: str) -> in
 
 
 def last_stored_id(path: Path) -> str:
-    """Return the last trade id of a day's file; empty where there is none, or the file is compressed."""
-    if path.suffix == ".gz":
-        return ""
+    """Return the last trade id of a day's file; empty where none can be seen, as in a compressed one."""
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, io.SEEK_END) - ID_TAIL_BYTES))
         ids = [record[4].decode() for record in RECORD.findall(file.read())]
