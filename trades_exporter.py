@@ -2,21 +2,28 @@
 
     OKX WebSocket "trades" -> validate -> LRU dedup -> sequence, repair over REST
         -> Vault/raw/okx/trades_perps/{INSTID}/{DATE}.jsonl
-    OKX archives and REST -> the past, day by day, behind it
+    OKX archives and REST -> earlier days, fetched in the background, into the same files
 
-The idea that carries it: the exchange is the write-ahead log. Trade ids rise by one per trade and OKX serves each of
-them for months, so nothing that is only in memory is precious. A day's file is at any moment a gapless prefix of the
-exchange's own sequence: a push is written when it continues the file, and whatever is missing is fetched in order
-before anything newer of that day is written. A lost message, a reconnect, a restart after `kill -9` and a full disk are
-one and the same case: the next trade does not continue the last stored one.
+The idea: OKX numbers the trades of an instrument without gaps and serves each of them for months, so whatever is lost
+in memory can be fetched again. A day's file is at any moment a gapless prefix of OKX's own sequence: a push is written
+when it continues the file, and whatever is missing is fetched in order before anything newer of that day is written. A
+lost message, a reconnect, a restart after `kill -9` and a full disk are one and the same case: the next trade does not
+continue the last stored one.
 
-What is missing before the present UTC day is put on record as `pending` and fetched in the background. Live capture and
-this history use the same four things: a Sequence (what may be written, what is missing), a Backfill (asks REST for it),
-a TradeWriter (lines on disk) and the gaps file.
+What is missing of earlier UTC days is put on record as `pending` and fetched in the background. Live capture and this
+history use the same four things: a Sequence (what may be written, what is missing), a Backfill (asks REST for it), a
+TradeWriter (lines on disk) and the gaps file.
+
+    push          what OKX sends at once: one or several single trades of one taker order at one price; one line
+    single trade  what REST and archives list, each with an id of its own
+    gap           a range of ids that is not stored; on record: named in the gaps file, with one of these reasons:
+    start         before the first stored trade     pending  of an earlier day, being fetched
+    absent        OKX has no trades with these ids  horizon  OKX no longer has them
+    unrepaired    REST did not help in time
 
 The sections, each using only what stands above it: settings, errors and words, instrument, trade, dedup, sequence,
-repair, vault, REST, archives, feed, backfill, recorder, history, verify, audit, exporter, command line. What decides
-the truth (trade, dedup, sequence, repair) has no socket, clock or file in it. Facts about OKX's wire format come from
+repair, vault, REST, archives, feed, backfill, recorder, history, verify, audit, exporter, command line. Trade, dedup,
+sequence and repair do no I/O and read no clock, so they can be tested alone. Facts about OKX's wire format come from
 https://www.okx.com/docs-v5/en/.
 """
 
@@ -60,7 +67,7 @@ from functools import lru_cache, partial
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from time import monotonic
-from typing import Any, BinaryIO, NamedTuple, Protocol, Self, cast
+from typing import Any, BinaryIO, NamedTuple, NoReturn, Protocol, Self, cast
 from urllib.parse import urlsplit
 
 os.environ.pop(
@@ -90,36 +97,37 @@ FIRST_DAY = "2021-11-01"  # before it the archives do not name the taker
 HERE = Path(__file__).resolve().parent
 
 DEDUP_KEYS = 10_000  # newest keys per instrument that are known to be stored
-FALLEN_PUSHES = 10  # so many pushes in a row with newer times and ids that are stored already: the ids fell
-CLOCK_S = 86_400.0  # a trade is never further ahead of this PC's clock and of OKX's
-WAITING_TRADES = 200_000  # pushes that may wait in memory behind repairs, all instruments together
+FALLEN_PUSHES = 10  # pushes in a row with newer times than the last line and no higher id: OKX's ids fell
+CLOCK_S = 86_400.0  # a trade's time is at most this far ahead of this PC's clock or of OKX's
+WAITING_TRADES = 200_000  # pushes that may wait in memory for a repair, all instruments together
 
-LATE_S = 0.25  # a late or shuffled push may arrive within this, before REST is asked
+LATE_S = 0.25  # wait for late or shuffled pushes, before REST is asked
 LOOKAHEAD_TRADES = 20_000  # trades fetched ahead of ids that OKX does not show: 15 s of REST at its full rate
 PAGE = 100  # trades in a page of history-trades, OKX's maximum
 ROUND_PAGES = 20  # pages asked for at a time: two seconds of OKX's rate limit
 ASK_AGAIN_S = (0.25, 3.75)  # first and longest pause before ids that an answer lacked are asked for again
-ABSENT_ANSWERS, ABSENT_S = 5, 15.0  # so many answers over so long show later ids and not these: they do not exist
-UNREPAIRED_S = 1800.0  # no answer of REST helped for so long: gaps go on record and capture goes on
-BAD_ROW_S = 15.0  # a bad row from REST is asked for again for so long before it is believed
-MIDNIGHT_S = 900.0  # what is missing from longer before midnight than this is history
-CROSSING_S = 1.0  # times of neighbouring trades may cross at midnight within this
+ABSENT_ANSWERS, ABSENT_S = 5, 15.0  # answers, and time between the first and the last, that prove an id absent
+UNREPAIRED_S = 1800.0  # without an answer of REST that helped: gaps go on record, and capture goes on
+BAD_ROW_S = 15.0  # a bad row from REST is asked for again for this long, before it is believed
+MIDNIGHT_S = 900.0  # a gap that begins earlier than this before midnight is left to history
+CROSSING_S = 1.0  # at midnight, times of neighbouring trades may cross by this much
 
-ARCHIVE_IDS = 5_000  # with so many ids to fetch an archive is quicker than REST
-ARCHIVE_RETRY_S = 600.0  # an archive that can't be had is asked for again after so long
-ARCHIVE_STALL_S = 30.0  # a download that brings nothing for so long has failed
+ARCHIVE_IDS = 5_000  # from this many ids on, an archive is quicker than REST
+ARCHIVE_RETRY_S = 600.0  # pause before an archive that could not be downloaded is asked for again
+ARCHIVE_STALL_S = 30.0  # a download that brings nothing for this long has failed
 ARCHIVE_BYTES = 4 << 30  # the longest archive, unpacked, that is believed; real ones stay below 400 MB
-ARCHIVE_CHUNK = 32 << 10  # unpacked and turned into lines at a time: a few ms, so that live trades don't wait
-ARCHIVE_LATE_DAYS = 7  # an archive that is not there so long after its day never comes
-HISTORY_FREE_BYTES = 2 << 30  # with less room on the disk history stops
-HISTORY_WAIT_S = 5.0  # between looks whether it may go on
+ARCHIVE_CHUNK = 8 << 10  # unpacked and turned into lines at a time: 2 ms, so that live trades do not wait
+ARCHIVE_LATE_DAYS = 7  # an archive that is missing this long after its day is never published
+HISTORY_FREE_BYTES = 2 << 30  # history waits while the disk has less room than this
+HISTORY_WAIT_S = 5.0  # pause between looks at the free room
 
-FLUSH_LINES = 128  # lines go to the file when all that came is taken, or when there are so many
-FSYNC_S = 1.0  # what a power cut can take
-PROBE = ".probe-"  # temporary files begin so: what is written to see whether anything can be, and downloads
-PROBE_BYTES = 256 << 10  # that much room is enough to go on
+FLUSH_LINES = 128  # buffered lines that go to the file even if more trades are waiting to be taken
+FSYNC_S = 1.0  # pause between fsyncs: a power cut loses at most this much
+PROBE = ".probe-"  # prefix of temporary files: downloads, and probes whether the disk can be written
+PROBE_BYTES = 256 << 10  # a failed write is tried again when this much can be written
 RETRY_WRITE_S = 1.0  # pause between attempts to write to a full or vanished disk
-LOG_AGAIN_S = 60.0  # a condition that lasts is logged at most so often
+LOG_AGAIN_S = 60.0  # pause between two log lines about a condition that lasts
+FORGET_S = 120.0  # an endpoint that failed and was not asked again for this long is no outage any more
 TAIL_BYTES = 4 << 20  # read from the end of the newest files at start: more than DEDUP_KEYS lines
 LAST_LINE_BYTES = 64 << 10  # read from the end of each older file
 TORN_BYTES = 64 << 20  # the longest torn end that is believed to be one
@@ -127,7 +135,7 @@ TORN_BYTES = 64 << 20  # the longest torn end that is believed to be one
 REST_TIMEOUT_S = 10.0  # one request, from connecting to the last byte
 REST_BODY_BYTES = 16 << 20  # the longest answer that is read; real ones stay below 1 MB
 REST_WINDOW_S = 2.08  # OKX counts requests per 2 s; the rest is for the jitter of the network
-LATE_TURN_S = 0.05  # a request that is later than that gets a new turn
+LATE_TURN_S = 0.05  # a request that is later than its turn by this much gets a new turn
 REST_LIMITS = {  # requests in that time and per IP
     "/api/v5/public/instruments": 20,
     "/api/v5/public/time": 10,
@@ -135,29 +143,28 @@ REST_LIMITS = {  # requests in that time and per IP
     "/api/v5/market/history-trades": 20,
     "/api/v5/market/history-candles": 20,
 }
-METADATA_S = 15.0  # REST silent for so long at start: saved metadata will do
+METADATA_S = 15.0  # without an answer of REST at start, saved metadata is used
 
 CONNECT_S = 10.0  # for the TCP, TLS and WebSocket handshakes together
 NEXT_ADDRESS_S = 0.25  # a host's next address is tried beside one that does not answer within this
 SUBSCRIBE_S = 10.0  # for the acks of all instruments
 PING_AFTER_S = 20.0  # of silence; OKX cuts a silent connection after 30 s
 WATCH_S = 0.25  # between looks at what has been heard
-PONG_S = 10.0  # for anything at all to arrive after that ping
+PONG_S = 10.0  # after a ping, for anything at all to arrive
 INSTRUMENT_SILENT_S = 60.0  # then REST is asked whether there were trades
-NOTICE_S = 60.0  # an upgrade notice (64008) so soon after the last one is ignored
-STEADY_S = 10.0  # a connection that held so long was a good one: the next backoff starts afresh
-REJECTED_S = 600.0  # a refused subscription after a reconnect is believed when it lasts so long without a break
-REJECTIONS_APART_S = 60.0  # refusals further apart are not without a break: the PC slept, or nothing could be reached
+NOTICE_S = 60.0  # an upgrade notice (64008) this soon after the last one is ignored
+STEADY_S = 10.0  # a connection that lasted this long: the next backoff starts afresh
+REJECTED_S = 600.0  # a subscription that is refused for this long after a reconnect is refused for good
+REJECTIONS_APART_S = 60.0  # refusals further apart than this are not one: the PC slept, or OKX was not reached
 FRAME_BYTES = 2 << 20  # the longest frame that is read; real ones stay below 100 KB
 REJECTIONS = {"60008", "60012", "60013", "60018", "60019", "64001", "64002"}  # of a subscription, for good
 
-STOP_S = 4.0  # for everything to be on disk after a signal; then it ends all the same
-LEAVE_S = 0.5  # for threads to end that hang in the system's DNS or in a dead disk
+STOP_S = 4.0  # after a signal, for everything to be on disk; then it ends all the same
 STATS_S = 60.0
 OLD_TRADE_S = 60.0  # Stats warns where the newest trade is older
 PROGRESS_S = 5.0  # a repair that takes longer says how far it is
 LOG_BYTES, LOG_FILES = 10_000_000, 5
-AUDIT_AFTER_S = 300.0  # a finished day is audited so long after the first line of the next
+AUDIT_AFTER_S = 300.0  # a finished day is audited this long after the first line of the next
 AUDIT_PATIENCE_S = 60.0  # for OKX to give candles
 CANDLES = 300  # in a page of history-candles, OKX's maximum
 AUDIT_PAUSE_S = 0.01  # between pieces of a file that is audited in the background
@@ -261,7 +268,7 @@ def symbol_canon(inst_id: str) -> str:
 
 
 class Trade(NamedTuple):
-    """A push of OKX (one or several single trades of one taker order at one price) or a single trade."""
+    """One line of a file: a push of OKX (single trades of one taker order at one price), or a single trade."""
 
     first: int  # id of the first single trade in it
     last: int  # id of the last one: OKX's tradeId
@@ -492,12 +499,47 @@ def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
 first_id = attrgetter("first")
 
 
-def ids_fell(trade: Trade, last: int, ts: str) -> BuildFailError:
-    """Return the error for a push whose id is not above the stored `last` of the time `ts` (ms), as those before it."""
-    return BuildFailError(
-        f"Trade ids fell: OKX sends {trade.inst_id} {trade.last} of {utc(trade.ts)}, but {last} of {utc(ts)} is stored."
-        " Either OKX counts anew: start with another --vault. Or the last line of the newest file is damaged: fix it"
-    )
+class FallenIds:
+    """Notices that OKX counts anew: FALLEN_PUSHES in a row have newer times than what is stored, and no higher ids."""
+
+    def __init__(self) -> None:
+        self._pushes = 0  # in a row
+
+    def add(self, trade: Trade, stored: int, ts: str) -> None:
+        """Look at a push that is skipped; `stored` and `ts` (ms) are of the last line. Raises BuildFailError."""
+        if trade.repaired or trade.last > stored or trade.ts <= ts:
+            self._pushes = 0
+            return
+        self._pushes += 1
+        if self._pushes >= FALLEN_PUSHES:
+            raise BuildFailError(
+                f"Trade ids fell: OKX sends {trade.inst_id} {trade.last} of {utc(trade.ts)}, but {stored} of {utc(ts)}"
+                " is stored. Either OKX counts anew: start with another --vault. Or the last line of the newest file is"
+                " damaged: fix it"
+            )
+
+    def clear(self) -> None:
+        """Look at a push that is stored, or may be."""
+        self._pushes = 0
+
+
+def insert_by_id(waiting: list[Trade], trade: Trade) -> bool:
+    """Insert a trade into trades that are sorted by id and don't overlap; return False where it is there already.
+
+    Where it overlaps others without being equal to one, neither is believed, and they leave: REST gives their ids.
+    """
+    low = high = bisect.bisect_left(waiting, trade.first, key=first_id)
+    while low and waiting[low - 1].last >= trade.first:
+        low -= 1
+    while high < len(waiting) and waiting[high].first <= trade.last:
+        high += 1
+    if low == high:
+        waiting.insert(low, trade)
+    elif any((other.first, other.last) == (trade.first, trade.last) for other in waiting[low:high]):
+        return False
+    else:
+        waiting[low:high] = [other for other in waiting[low:high] if other.repaired]
+    return True
 
 
 class Sequence:
@@ -514,18 +556,25 @@ class Sequence:
         self.waiting: list[Trade] = []  # by id, without overlaps
         self.skipped = 0  # duplicates
         self._limit = limit  # pushes that may wait
-        self._fallen = 0  # pushes in a row that had newer times and ids that are stored already
+        self._stored = -1  # the last stored id
+        self._fallen = FallenIds()
         self._patched = True  # the file's end may hold single trades out of an aggregate of the millisecond `ts`
 
     def restart(self, last: int | None, ts: str) -> None:
-        """Go on behind the stored trade `last` of the time `ts` (ms). What waits is dropped: it will be fetched."""
+        """Continue after the stored trade `last` of the time `ts` (ms). What waits is dropped: it will be fetched."""
         self.next, self.ts, self._patched = None if last is None else last + 1, ts, True
+        self._stored = -1 if last is None else last
         self.waiting.clear()
 
     @property
     def last(self) -> int | None:
         """Return the last id that is stored or on record as missing."""
         return None if self.next is None else self.next - 1
+
+    @property
+    def begin_unknown(self) -> bool:
+        """Tell whether nothing is stored, and the lowest id that is wanted is not known yet (restart with -1)."""
+        return self.next == 0
 
     @property
     def open(self) -> bool:
@@ -553,19 +602,14 @@ class Sequence:
 
     def note(self, trade: Trade) -> None:
         """Know that a trade exists, whatever becomes of it."""
-        self._fallen = 0
+        self._fallen.clear()
         if trade.last > self.seen:
             self.seen, self.seen_ts = trade.last, trade.ts
 
     def skip(self, trade: Trade) -> None:
-        """Count a duplicate; raise BuildFailError where pushes with newer times have nothing but ids stored already."""
+        """Count a duplicate; raise BuildFailError where OKX's ids fell."""
         self.skipped += 1
-        if trade.repaired or not self.last or trade.last > self.last or trade.ts <= self.ts:
-            self._fallen = 0
-            return
-        self._fallen += 1
-        if self._fallen >= FALLEN_PUSHES:
-            raise ids_fell(trade, self.last, self.ts)
+        self._fallen.add(trade, self._stored, self.ts)
 
     def expect(self, last: int, ts: str) -> None:
         """Declare that the ids up to `last`, of the time `ts` (ms), are wanted, and none above: those don't wait."""
@@ -573,7 +617,11 @@ class Sequence:
         self.waiting = [trade for trade in self.waiting if trade.last <= last]
 
     def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
-        """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest."""
+        """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest.
+
+        Where late pushes have gone further meanwhile, or the last one's time was wrong, it never goes back.
+        """
+        first = max(first, self.next or 0)
         self.next, self.ts, self._patched = first, ts, True
         self.waiting = [trade for trade in self.waiting if trade.first >= first]
         return self._waited()
@@ -598,7 +646,7 @@ class Sequence:
         return not i or self.waiting[i - 1].last < trade_id
 
     def give_up(self, upto: int, reason: str) -> list[Trade | Gap]:
-        """Put all missing ids up to `upto` on record, and go on behind them."""
+        """Put all missing ids up to `upto` on record, and continue after them."""
         out: list[Trade | Gap] = []
         while (gap := next(self.missing(), None)) and gap[0] <= upto:
             before = min(gap[1], upto) + 1
@@ -610,34 +658,23 @@ class Sequence:
         return out
 
     def _continues(self, trade: Trade) -> bool:
-        """Tell whether a push with the right first id is sure not to hold what is stored already.
+        """Tell whether a push that begins at `next` can be appended: it must not hold a trade that is stored already.
 
-        Taker orders that fill against liquidity of both `source`s may be pushed as two aggregates with interleaved
-        ids: one of them seems to begin later than it does; and without a count nothing is known. What is of another
-        millisecond than the last stored trade can't hold that one.
+        Two pushes of one taker order, one for each `source`, may have interleaved ids: then one seems to begin later
+        than it does. That is possible only in the millisecond of the last stored trade, and only if that was fetched.
         """
         return (trade.counted and trade.first == trade.last) or trade.ts != self.ts or not self._patched
 
     def _store(self, trade: Trade) -> None:
         self._patched = trade.repaired or (self._patched and trade.ts == self.ts)
-        self.next, self.ts, self._fallen = trade.last + 1, trade.ts, 0
+        self.next, self.ts, self._stored = trade.last + 1, trade.ts, trade.last
+        self._fallen.clear()
 
     def _wait(self, trade: Trade) -> None:
-        """Let a trade wait, unless it overlaps others: then neither is believed, and REST gives their ids."""
-        waiting = self.waiting
-        low = high = bisect.bisect_left(waiting, trade.first, key=first_id)
-        while low and waiting[low - 1].last >= trade.first:
-            low -= 1
-        while high < len(waiting) and waiting[high].first <= trade.last:
-            high += 1
-        if low == high:
-            waiting.insert(low, trade)
-        elif any((other.first, other.last) == (trade.first, trade.last) for other in waiting[low:high]):
+        if not insert_by_id(self.waiting, trade):
             self.skipped += 1
-        else:
-            waiting[low:high] = [other for other in waiting[low:high] if other.repaired]
-        if len(waiting) > self._limit:
-            self.waiting = [other for other in waiting if other.repaired]
+        if len(self.waiting) > self._limit:
+            self.waiting = [other for other in self.waiting if other.repaired]
 
     def _waited(self) -> list[Trade | Gap]:
         """Return the waiting trades whose turn has come."""
@@ -796,7 +833,7 @@ class Repair:
         return pause
 
     def _look_for_a_hole(self, after: int, ids: list[int], now: float) -> None:
-        """Begin a search where a walked page showed none of its ids and more are missing behind it; go on with one."""
+        """Begin a search where a walked page showed none of its ids and more are missing after it; go on with one."""
         search, sequence = self._search, self.sequence
         if search is None:
             low, top = after - PAGE, ids[-1] if ids else -1
@@ -878,6 +915,11 @@ class Patience:
 
 
 # ------------------------------------------------------------------------------------------------------------- vault
+
+
+def utc_now() -> str:
+    """Return this PC's time, as in the files: 2025-12-14T21:34:56.123Z."""
+    return utc(f"{time.time_ns() // 1_000_000:013}")
 
 
 class LogThrottle:
@@ -1099,7 +1141,7 @@ class Vault:
 
 
 class GapsFile:
-    """An instrument's gaps file: a line is there before what lies behind it is stored, and is kept true afterwards."""
+    """An instrument's gaps file: a line is there before the trades after it are stored, and is kept true."""
 
     def __init__(self, vault: Vault, inst_id: str) -> None:
         self._vault = vault
@@ -1116,7 +1158,7 @@ class GapsFile:
 
     def add(self, gaps: list[Gap]) -> None:
         """Put gaps on record, on the disk when this returns; raise OSError where that fails."""
-        recorded_utc = utc(f"{time.time_ns() // 1_000_000:013}")
+        recorded_utc = utc_now()
         with self._vault.folder_of(self._path).open("ab") as file:
             file.writelines(gap.line(self._inst_id, recorded_utc) for gap in gaps)
             file.flush()
@@ -1145,7 +1187,7 @@ class GapsFile:
         """Make the file say what is missing now, if it does not; where that fails the next call tries again."""
         if not self._replace:
             return
-        recorded_utc = utc(f"{time.time_ns() // 1_000_000:013}")
+        recorded_utc = utc_now()
         try:
             self._vault.replace(self._path, b"".join(gap.line(self._inst_id, recorded_utc) for gap in self._gaps))
             self._replace = False
@@ -1227,7 +1269,7 @@ class TradeFiles:
         return max((end for end in self._ends.values() if end.trade_id < before), default=None)
 
     def live_edge(self) -> Boundary | None:
-        """Return the trade behind which live capture goes on: the highest stored one, or the last that is pending."""
+        """Return the trade after which live capture continues: the highest stored one, or the last pending one."""
         end, pending = self.highest(), self.gaps.pending()
         if pending and (end is None or end.trade_id < pending[-1].before_id - 1):
             return Boundary(pending[-1].before_id - 1, pending[-1].before_utc)
@@ -1294,7 +1336,7 @@ class TradeWriter:
     def store(self, items: Iterable[Trade | Gap]) -> None:
         """Put gaps on record and buffer lines; what is buffered goes to the file before another day's lines."""
         gaps = [item for item in items if isinstance(item, Gap)]
-        if gaps:  # on the disk before anything behind them
+        if gaps:  # on the disk before anything after them
             self._files.gaps.add(gaps)
         for item in items:
             if isinstance(item, Gap):
@@ -1370,16 +1412,20 @@ class TradeWriter:
         try:
             self.flush()
             self.close_file()
-        except OSError as exc:
+        except (OSError, VaultError) as exc:
             text = "The last lines could not be written; they are fetched at the next start"
             log.error(text, instId=self._files.inst_id, error=describe(exc))
 
     def abandon(self) -> None:
         """Drop what is buffered and close the file as it is, after a failed write."""
         self._lines.clear()
-        self._day = self._second = ""
+        self.turn_anew()
         with contextlib.suppress(OSError):
             self.close_file(sync=False)
+
+    def turn_anew(self) -> None:
+        """Take the next trade for the first of its day: whether that fits is judged again. Nothing may be buffered."""
+        self._day = self._second = ""
 
 
 # -------------------------------------------------------------------------------------------------------------- REST
@@ -1391,59 +1437,104 @@ def delays() -> Iterator[float]:
         yield delay * random.uniform(0.7, 1)  # noqa: S311 - no secret
 
 
-def reason_of(exc: BaseException) -> str:
-    """Say why OKX could not be reached or did not answer, in words that a user knows where there are some."""
-    cause = getattr(exc, "os_error", exc)  # aiohttp wraps what the system said
-    if isinstance(cause, socket.gaierror):
-        return "host not found"
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {printable(cause.verify_message, 80)}"
-    if isinstance(cause, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(cause, TimeoutError):
-        return "no answer in time"
-    if isinstance(exc, RequestError):
-        return str(exc)
-    return f"{type(exc).__name__}: {printable(exc, 120)}" if str(exc) else type(exc).__name__
+def reason_to_retry(exc: Exception) -> str:
+    """Return why connecting or asking failed, in words that a user knows where there are some.
+
+    BuildFailError and VaultError are ours and fatal: raised again. All else that the outside world makes a library
+    raise is passing, for none of it is known to last:
+
+    - RequestError: OKX answered with an error, a limit, HTML or nonsense.
+    - ConnectionClosed: OKX, the network or we ended a WebSocket connection.
+    - OSError with timeouts, DNS and certificates, aiohttp's ClientError, websockets' InvalidHandshake for HTTP errors
+      and proxies, ValueError, LookupError and UnicodeError for redirects to nowhere and odd names, AttributeError
+      where a proxy closes in the midst of a handshake.
+    """
+    if isinstance(exc, BuildFailError | VaultError):
+        raise exc
+    match getattr(exc, "os_error", exc):  # aiohttp wraps what the system said
+        case RequestError() | websockets.ConnectionClosed():
+            reason = describe(exc)
+        case socket.gaierror():
+            reason = "host not found"
+        case ssl.SSLCertVerificationError(verify_message=message):
+            reason = f"its certificate is not trusted: {printable(message, 80)}"
+        case ConnectionRefusedError():
+            reason = "connection refused"
+        case TimeoutError():
+            reason = "no answer in time"
+        case aiohttp.ClientHttpProxyError(status=status):
+            reason = f"HTTP {status}"
+        case _:
+            reason = f"{type(exc).__name__}: {printable(exc, 120)}" if str(exc) else type(exc).__name__
+    return reason
+
+
+@lru_cache
+def http_proxy(proxy: str) -> str | None:
+    """Return the URL of a proxy of the system's settings if it is an HTTP proxy; warn of any other, once."""
+    if re.fullmatch("(http://)?([^/@]*@)?[^/@]+/?", proxy):
+        return proxy if "://" in proxy else f"http://{proxy}"
+    shown = re.sub("//.*@", "//", proxy)
+    log.warning("The system's proxy can't be used, only an HTTP one can: going without it", proxy=shown)
+    return None
+
+
+def system_proxy(url: str) -> str | None:
+    """Return the HTTP proxy that the system's settings name for a URL of REST, archives or WebSocket, or None.
+
+    The libraries' own search is not used: aiohttp's would also send passwords of ~/.netrc to OKX, and websockets' finds
+    proxies that aiohttp can't use.
+    """
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme.replace("ws", "http"))
+    return http_proxy(proxy) if proxy and not urllib.request.proxy_bypass(parts.hostname or "") else None
+
+
+def host_of(url: str) -> str:
+    """Return the host of a URL for a message, with the proxy that it is asked through."""
+    proxy, host = system_proxy(url), urlsplit(url).hostname
+    return f"proxy {re.sub('http://|.*@', '', proxy)} for {host}" if proxy else f"{host}"
 
 
 class Outage:
     """Logs that OKX can't be reached: when it begins, at most once in LOG_AGAIN_S while it lasts, and when it ends."""
 
     def __init__(self) -> None:
-        self._failing: set[str] = set()  # WebSocket, REST, an endpoint of REST
+        self._failing: dict[str, float] = {}  # WebSocket, REST, an endpoint of REST: when it failed last
         self._failed: set[str] = set()  # all that failed since the outage began
         self._began_at = 0.0
         self._throttle = LogThrottle()
 
     def failed(self, what: str, reason: str, delay_s: float) -> None:
-        """Log that `what` failed, unless that was logged a short while ago."""
-        if not self._failing:
-            self._began_at = monotonic()
-            self._throttle = LogThrottle()
-        self._failing.add(what)
+        """Log that `what` failed and is tried again after `delay_s`, unless that was logged a short while ago."""
+        now = monotonic()
+        if not self._lasts():
+            self._began_at, self._throttle = now, LogThrottle()
+            self._failed.clear()
+        self._failing[what] = now
         self._failed.add(what)
         if self._throttle.may_log(what):
-            lasts = monotonic() - self._began_at
+            lasts = now - self._began_at
             since = f" Down for {timedelta(seconds=round(lasts))}." if lasts >= 1 else ""
             log.warning(f"{reason}.{since} Next try in {delay_s:.1f} s")
 
     def works(self, what: str) -> None:
         """Log the end of the outage, if this was the last thing that failed."""
-        if what not in self._failing:
-            return
-        self._failing.remove(what)
-        if not self._failing:
+        if self._failing.pop(what, None) is not None and not self._lasts():
             lasted = monotonic() - self._began_at
             since = f"{datetime.now(UTC) - timedelta(seconds=lasted):%Y-%m-%dT%H:%M:%SZ}"
-            log.info(
-                "OKX can be reached again", what=", ".join(sorted(self._failed)), since=since, took=f"{lasted:.1f}s"
-            )
-            self._failed.clear()
+            whats = ", ".join(sorted(self._failed))
+            log.info("OKX can be reached again", what=whats, since=since, took=f"{lasted:.1f}s")
+
+    def _lasts(self) -> bool:
+        """Tell whether something fails still, but for what nobody tries any more."""
+        now = monotonic()
+        self._failing = {what: at for what, at in self._failing.items() if now - at < FORGET_S}
+        return bool(self._failing)
 
 
 class EndpointLimit:
-    """The requests to one endpoint: their rate, and a pause after a failure."""
+    """The requests to one endpoint: at most `limit` in REST_WINDOW_S, and a pause after a failure."""
 
     def __init__(self, limit: int) -> None:
         self._turns = collections.deque([-REST_WINDOW_S] * limit, limit)
@@ -1474,32 +1565,6 @@ class EndpointLimit:
         delay = next(self._delays)
         self._paused_until = monotonic() + delay
         return delay
-
-
-def request_failure(exc: Exception) -> tuple[str, bool]:
-    """Decide whether what a request raised is a failed attempt; return why, and whether the host was not reached.
-
-    - BuildFailError and VaultError are ours and fatal: raised again.
-    - RequestError: OKX answered, with an error, a limit, HTML or nonsense. Passing, whatever it says.
-    - Everything else is what aiohttp, ssl, a proxy or the system make of a network that does not work: OSError with
-      timeouts and DNS, ClientError, ValueError and LookupError for redirects to nowhere, UnicodeError for odd names.
-      None of it is known to last, so all of it is passing.
-    """
-    if isinstance(exc, BuildFailError | VaultError):
-        raise exc
-    return reason_of(exc), isinstance(exc, OSError | aiohttp.ClientConnectionError)
-
-
-def system_proxy(url: str) -> str | None:
-    """Return the proxy that the system's settings name for a URL, if aiohttp can use it: an HTTP proxy.
-
-    aiohttp's own trust_env would also send passwords of ~/.netrc to OKX.
-    """
-    parts = urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme, "")
-    if not proxy.startswith("http://") or urllib.request.proxy_bypass(parts.hostname or ""):
-        return None
-    return proxy
 
 
 def open_session() -> aiohttp.ClientSession:
@@ -1539,17 +1604,13 @@ class Rest:
         try:
             data = await self._ask(url + path, query)
         except Exception as exc:
-            reason, unreached = request_failure(exc)
-            if unreached:
+            what, reason = f"REST {name}", reason_to_retry(exc)
+            text = f"REST request failed ({name}: {reason})"
+            if isinstance(exc, OSError | aiohttp.ClientConnectionError | aiohttp.ClientHttpProxyError):
+                what, text = "REST", f"Can't reach OKX ({host_of(url)}: {reason}). Check the internet connection"
                 self._try_next_url(url, reason)
             if delay := limit.failed(sent_at):
-                host = urlsplit(url).hostname
-                text = (
-                    f"Can't reach OKX ({host}: {reason}). Check the internet connection"
-                    if unreached
-                    else f"REST request failed ({name}: {reason})"
-                )
-                self._outage.failed("REST" if unreached else f"REST {name}", text, delay)
+                self._outage.failed(what, text, delay)
             raise RequestError(reason) from exc
         self._answered_at = monotonic()
         limit.succeeded()
@@ -1575,9 +1636,7 @@ class Rest:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
             raise RequestError(f"HTTP {response.status}, not JSON: {printable(bytes(body[:200]), 60)}") from None
-        code, message, data = (
-            map(answer.get, ("code", "msg", "data")) if isinstance(answer, dict) else (None, answer, None)
-        )
+        code, message, data = map(answer.get, ("code", "msg", "data")) if isinstance(answer, dict) else ("", answer, "")
         if code == "51001":
             return []
         if response.status != 200 or code != "0" or not isinstance(data, list):
@@ -1791,10 +1850,10 @@ class Archive:
 class Archives:
     """OKX's daily archives: downloads one into a temporary file of the Vault and checks it."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, vault: Vault) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, folder: Path) -> None:
         self._session = session
         self._url = url.rstrip("/")
-        self._vault = vault
+        self._folder = folder
 
     async def fetch(self, instrument: Instrument, day: date) -> Archive:
         """Return the archive of a UTC+8 day, checked; its file is gone when it is closed, also after a crash.
@@ -1802,14 +1861,14 @@ class Archives:
         Raises ArchiveMissingError, ArchiveDamagedError, and RequestError where it can't be had now.
         """
         url = f"{self._url}/{day:%Y%m%d}/{instrument.inst_id}-trades-{day}.zip"
-        file = cast(BinaryIO, tempfile.TemporaryFile(prefix=PROBE, dir=self._vault.root))  # noqa: SIM115 - the archive closes it
+        file = cast(BinaryIO, tempfile.TemporaryFile(prefix=PROBE, dir=self._folder))  # noqa: SIM115 - the archive closes it
         try:
             try:
                 await self._download(url, file)
             except (ArchiveMissingError, ArchiveDamagedError):
                 raise
             except Exception as exc:
-                raise RequestError(request_failure(exc)[0]) from exc
+                raise RequestError(reason_to_retry(exc)) from exc
             archive = Archive(file, instrument, day)
             await archive.check()
         except BaseException:
@@ -1836,20 +1895,6 @@ class Archives:
 
 
 # -------------------------------------------------------------------------------------------------------------- feed
-
-
-def connect_failure(exc: Exception) -> str:
-    """Decide whether what connecting or receiving raised is a failed attempt, and return why.
-
-    - BuildFailError and VaultError are ours and fatal: raised again.
-    - ConnectionClosed: OKX, the network or we ended a connection. The usual case.
-    - Everything else is what websockets, ssl, a proxy or the system make of a network that does not work: OSError with
-      timeouts and DNS, InvalidHandshake for HTTP errors, ValueError for redirects to nowhere, ImportError for a SOCKS
-      proxy, AttributeError where a proxy closes in the midst of a handshake. All of it is passing.
-    """
-    if isinstance(exc, BuildFailError | VaultError):
-        raise exc
-    return describe(exc) if isinstance(exc, websockets.ConnectionClosed) else reason_of(exc)
 
 
 class SubscriptionListener(Protocol):
@@ -1908,12 +1953,12 @@ class Subscription:
         try:
             await self._connection.send(request)
         except Exception as exc:  # noqa: BLE001 - the outside world
-            return self._reason or connect_failure(exc)
+            return self._reason or reason_to_retry(exc)
         while True:
             try:
                 message = await self._connection.recv(decode=False)
             except Exception as exc:  # noqa: BLE001 - the outside world
-                return self._reason or connect_failure(exc)
+                return self._reason or reason_to_retry(exc)
             self._heard = True
             self._take(message)
 
@@ -2003,7 +2048,7 @@ class Feed:
             try:
                 connection = await self._connect()
             except RequestError as exc:
-                text = f"Not connected to OKX ({urlsplit(self._url).hostname}: {exc}). Check the internet connection"
+                text = f"Not connected to OKX ({host_of(self._url)}: {exc}). Check the internet connection"
             else:
                 self._subscription = subscription = Subscription(connection, self._takers, self)
                 text = f"Disconnected from OKX ({await subscription.serve()})"
@@ -2018,6 +2063,7 @@ class Feed:
         try:
             return await websockets.connect(
                 self._url,
+                proxy=system_proxy(self._url),
                 compression=None,
                 ping_interval=None,
                 open_timeout=CONNECT_S,
@@ -2026,7 +2072,7 @@ class Feed:
                 happy_eyeballs_delay=NEXT_ADDRESS_S,
             )
         except Exception as exc:
-            raise RequestError(connect_failure(exc)) from exc
+            raise RequestError(reason_to_retry(exc)) from exc
 
     def subscribed(self) -> None:
         """Note that all is well: a refusal after this is believed only when it lasts."""
@@ -2109,7 +2155,7 @@ class Services:
 
 
 def first_break(trades: list[Trade]) -> int:
-    """Return the first id that is missing between these single trades, or the one behind them."""
+    """Return the first id that is missing between these single trades, or the one after them."""
     upto = next((low.last for low, high in itertools.pairwise(trades) if high.last > low.last + 1), None)
     return 1 + (upto if upto is not None else trades[-1].last if trades else -1)
 
@@ -2350,7 +2396,7 @@ class LiveRepair:
     def _reaches_past(self) -> bool:
         """Tell whether what is missing reaches back over midnight for so long that it is history."""
         sequence = self._sequence
-        return sequence.last == -1 or int(sequence.ts or 0) < int(self._midnight()) - MIDNIGHT_S * 1000
+        return sequence.begin_unknown or int(sequence.ts or 0) < int(self._midnight()) - MIDNIGHT_S * 1000
 
     async def _find_day(self) -> None:
         """Leave to history what is missing before the day of the newest known trade."""
@@ -2425,11 +2471,11 @@ class Recorder:
         self._flush_due = self._repairing = False
 
     def recover(self) -> None:
-        """Go on behind what is stored, at start; raise OSError where that fails."""
+        """Continue after what is stored, at start; raise OSError where that fails."""
         self._go_on(self._files.recover())
 
     def _go_on(self, keys: list[str]) -> None:
-        """Go on behind the highest stored id, or behind the highest pending range; `keys`: newest dedup keys."""
+        """Continue after the highest stored or pending id; `keys`: newest dedup keys."""
         end = self._files.live_edge()
         if end is None and self._since not in {"", "now"}:
             end = Boundary(-1, utc(midnight_of(self._since)))  # nothing is stored, and not even the lowest id is known
@@ -2469,7 +2515,7 @@ class Recorder:
         Where nothing is stored and the record is to begin with this day, it begins here.
         """
         sequence = self.sequence
-        after_id = None if sequence.last in {None, -1} else sequence.last
+        after_id = None if sequence.begin_unknown else sequence.last
         gap = Gap("pending", after_id, first, utc(sequence.ts), utc(ts))
         if after_id is None and sequence.ts >= midnight_of(utc_day(ts)):
             gap = Gap("start", None, first, "", utc(ts))
@@ -2565,7 +2611,6 @@ class ArchiveSource:
 
     def __init__(self, archives: Archives, instrument: Instrument) -> None:
         self.listed = (-1, -1)  # first and last id that archives of days in a row list, up to the one opened last
-        self.read_id = -1  # rows up to this id are read
         self._bad_ids: set[int] = set()  # of their rows
         self._listed_day = date.min  # of the one opened last
         self._archives = archives
@@ -2595,7 +2640,7 @@ class ArchiveSource:
             self._archive = None
 
     def next_day(self, ts: str) -> date:
-        """Return the day of the archive that holds the trade behind the one of the time `ts` (ms)."""
+        """Return the day of the archive that holds the trade after the one of the time `ts` (ms)."""
         return max(archive_day(ts), self._read_upto + timedelta(days=1))
 
     def is_gone(self, day: date) -> bool:
@@ -2607,7 +2652,7 @@ class ArchiveSource:
         return self.listed[0] < low and high < self.listed[1]
 
     def first_bad(self, low: int, high: int) -> int:
-        """Return the lowest of these ids of which there is a bad row, or else the one behind them."""
+        """Return the lowest of these ids of which there is a bad row, or else the one after them."""
         return min((trade_id for trade_id in self._bad_ids if low <= trade_id <= high), default=high + 1)
 
     def pass_over(self, day: date) -> None:
@@ -2637,7 +2682,7 @@ class ArchiveSource:
         else:
             in_a_row = day == self._listed_day + timedelta(days=1)
             self.listed = self.listed[0] if in_a_row else archive.first_id, archive.last_id
-            self._listed_day, self.read_id = day, -1
+            self._listed_day = day
             del self._retry_at[day]  # after a failed write it is read again
             return True
         return False
@@ -2658,21 +2703,43 @@ class ArchiveSource:
                 error=printable(defect, 200),
             )
             self._bad_ids.add(trade_id)
-        self.read_id = max([*(trade.last for trade in trades[-1:]), *(trade_id for trade_id, _ in bad[-1:])])
         return trades
 
 
-async def is_out_of_reach(rest: Rest, inst_id: str, upto: int, newest: int) -> bool:
-    """Ask REST whether it shows any id below `upto`: ABSENT_ANSWERS over ABSENT_S that do not are believed.
+class RestReach:
+    """Finds out which of the missing ids REST does not reach back to: it serves two to three months."""
 
-    Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
-    """
-    for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
-        rows = parse_rows(inst_id, await rest.history(inst_id, max(upto, 1)))[0]
-        if any(row.last < upto for row in rows) or not await rest.history(inst_id, newest + 1):
-            return False
-        await asyncio.sleep(pause)
-    return True
+    def __init__(self, rest: Rest, inst_id: str) -> None:
+        self.begin = -1  # REST shows nothing below this id
+        self._rest = rest
+        self._inst_id = inst_id
+        self._stalled = (-1, 0.0)  # the lowest missing id, and since when it is that
+
+    def is_stalled(self, low: int) -> bool:
+        """Tell whether this has been the lowest missing id for ABSENT_S, though REST was asked."""
+        if low != self._stalled[0]:
+            self._stalled = (low, monotonic())
+        return monotonic() - self._stalled[1] > ABSENT_S
+
+    async def look(self, high: int, ends: Iterable[int], newest: int) -> None:
+        """Look which of the `ends` of ranges that hold the missing id `high` REST does not reach; largest first."""
+        for end in ends:
+            if max(high, self.begin - 1) < end and await self._shows_nothing_below(end, newest):
+                self.begin = end
+                break
+        self._stalled = (self._stalled[0], monotonic())
+
+    async def _shows_nothing_below(self, end: int, newest: int) -> bool:
+        """Ask REST ABSENT_ANSWERS times over ABSENT_S whether it shows any id below `end`.
+
+        Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
+        """
+        for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
+            rows = parse_rows(self._inst_id, await self._rest.history(self._inst_id, max(end, 1)))[0]
+            if any(row.last < end for row in rows) or not await self._rest.history(self._inst_id, newest + 1):
+                return False
+            await asyncio.sleep(pause)
+        return True
 
 
 class RangeFill:
@@ -2702,8 +2769,7 @@ class RangeFill:
         self._end_ts = milliseconds(gap.before_utc) or newest()[1]
         self._floor_ts = milliseconds(gap.after_utc)  # where the range has no lower id: what is older is not wanted
         self._backfill = Backfill(files.inst_id, services, self.sequence, store, self._pass_over, late_s=0.0)
-        self._unreached = -1  # REST shows nothing below this id
-        self._stalled = (-1, 0.0)  # the lowest missing id, and since when it is that
+        self._reach = RestReach(services.rest, files.inst_id)
 
     @property
     def done(self) -> bool:
@@ -2715,7 +2781,7 @@ class RangeFill:
         self.end = min(self.end, first)
 
     async def find_lower_edge(self) -> None:
-        """Find out where the range begins: behind what is stored of it, or with the first trade of a day."""
+        """Find out where the range begins: after what is stored of it, or with the first trade of a day."""
         gap = self._gap
         stored = self._files.highest(before=gap.before_id)  # may lie below the range, where a line was lost
         if stored or gap.after_id is not None:
@@ -2734,8 +2800,13 @@ class RangeFill:
             await asyncio.sleep(0)  # live trades first
         else:
             await self._take_pages()
-        while (hole := next(self.sequence.missing(), None)) and hole[1] < self._unreached and self._pass_hole(*hole):
-            pass
+        decided: list[Trade | Gap] = []  # stored together: each gap on record costs an fsync
+        while (missing := next(self.sequence.missing(), None)) and missing[1] < self._reach.begin:
+            items = self._decide(*missing)
+            if items is None:
+                break
+            decided += items
+        self._store(decided)
 
     def _begin_with(self, trade: Trade) -> None:
         """Let the range, whose lower edge was not known, begin with this trade."""
@@ -2752,15 +2823,15 @@ class RangeFill:
         low = sequence.next or 0
         if not source.is_open:
             day = source.next_day(sequence.ts)
-            if low >= self._unreached and (self.end - low <= ARCHIVE_IDS or sequence.waiting):
+            if low >= self._reach.begin and (self.end - low <= ARCHIVE_IDS or sequence.waiting):
                 return False
             if day > archive_day(self._end_ts) or not await source.open(day):
                 return False
             sequence.expect(low - 1, sequence.ts)  # from now on what it lists
-        if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2 and 0 < low < source.read_id:
-            return False  # but it is read past the lowest missing id, whatever REST has fetched behind that
+        if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2:  # what it does not list is asked of REST first
+            return False
         trades = [trade for trade in source.read() if low <= trade.first < self.end]
-        if sequence.last == -1 and (trades := [trade for trade in trades if trade.ts >= self._floor_ts]):
+        if sequence.begin_unknown and (trades := [trade for trade in trades if trade.ts >= self._floor_ts]):
             self._begin_with(trades[0])
         self._store([item for trade in trades for item in sequence.offer(trade)])
         return True
@@ -2772,8 +2843,6 @@ class RangeFill:
         if not source.is_open:  # only what archives left out, where that is missing
             upto = source.listed[1] if low < source.listed[1] else self.end - 1
             sequence.expect(min(upto, self.end - 1), self._end_ts)
-        if low != self._stalled[0]:
-            self._stalled = (low, monotonic())
         pages = self._backfill.repair.next_pages(monotonic())
         if not pages:
             await asyncio.sleep(LATE_S / 5)
@@ -2781,57 +2850,45 @@ class RangeFill:
             with contextlib.suppress(TimeoutError):  # REST may be dead, while an archive has come meanwhile
                 async with asyncio.timeout(ARCHIVE_RETRY_S):
                     await self._backfill.ask(pages, lambda: not self.done)
-        if low == sequence.next and monotonic() - self._stalled[1] > ABSENT_S:
-            await self._find_reach()
-            self._stalled = (low, monotonic())
+        hole = next(sequence.missing(), None)
+        if hole and low == hole[0] and self._reach.is_stalled(low):
+            above, listed = hole[1] + 1, source.listed[1]
+            halves = [above + (listed - above >> n) for n in range(1, 24)]  # REST may reach into what archives list
+            ends = dict.fromkeys((self.end, listed, *halves, above))
+            await self._reach.look(hole[1], ends, self._newest()[0])
 
-    async def _find_reach(self) -> None:
-        """Find out whether REST reaches what is missing: all of the range, all that archives list, the lowest hole."""
-        hole = next(self.sequence.missing(), None)
-        if hole is None or hole[1] < self._unreached:
-            return
-        for upto in (self.end, self._source.listed[1], hole[1] + 1):
-            if hole[1] < upto and await is_out_of_reach(
-                self._services.rest, self._files.inst_id, upto, self._newest()[0]
-            ):
-                self._unreached = upto
-                return
-
-    def _pass_hole(self, low: int, high: int) -> bool:
-        """Decide about the lowest missing ids, which REST does not reach; return False where that takes an archive."""
+    def _decide(self, low: int, high: int) -> list[Trade | Gap] | None:
+        """Decide about the lowest missing ids, which REST does not reach; return what is to be stored, None to wait."""
         sequence, source = self.sequence, self._source
-        if source.lists_around(low, high):
+        if source.lists_around(low, high):  # it is believed: what it does not list never existed
             bad = source.first_bad(low, high)
-            self._store(sequence.give_up(low, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent"))
-            return True
+            return sequence.give_up(low, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent")
         day, last_day = source.next_day(sequence.ts), archive_day(self._end_ts)
-        is_gone = source.is_open or source.is_gone(day) or day > last_day
-        first = sequence.waiting[0] if sequence.waiting and sequence.last == -1 else None
-        if is_gone and first and utc_day(first.ts) == utc_day(self._floor_ts):
+        no_archive = source.is_open or source.is_gone(day) or day > last_day
+        first = sequence.waiting[0] if sequence.waiting and sequence.begin_unknown else None
+        if no_archive and first and utc_day(first.ts) == utc_day(self._floor_ts):  # nothing of the day is missing
             self._begin_with(first)
-        elif not is_gone or int(self._newest()[1]) - int(sequence.ts) <= (ARCHIVE_LATE_DAYS + 1) * 86_400_000:
+            return []
+        age_ms = int(self._newest()[1]) - int(sequence.ts)
+        if not no_archive or age_ms <= (ARCHIVE_LATE_DAYS + 1) * 86_400_000:  # it may still be published
             if self._services.throttle.may_log(f"history of {self._files.inst_id} waits"):
                 what = "History waits for an archive: these trades are older than REST reaches"
                 log.info(what, instId=self._files.inst_id, day=str(day))
-            return False
-        elif not source.is_open and day < last_day:
+            return None
+        if not source.is_open and day < last_day:  # a later archive shows how far the missing ids go
             source.pass_over(day)
-            return False
-        elif first:
+            return None
+        if first:
             self._begin_with(first)
-        else:
-            self._store(sequence.give_up(high, "horizon"))
-        return True
+            return []
+        return sequence.give_up(high, "horizon")
 
     def _pass_over(self, trade_id: int | None, exc: BuildFailError) -> None:
         """Give up an id whose row stays bad, when it is the lowest that is missing."""
         low = self.sequence.next or 0
         if trade_id is None or trade_id == low:
-            log.warning(
-                "REST keeps sending an invalid row; its trade is skipped (unrepaired)",
-                instId=self._files.inst_id,
-                error=exc.args[0],
-            )
+            what = "REST keeps sending an invalid row; its trade is skipped (unrepaired)"
+            log.warning(what, instId=self._files.inst_id, error=exc.args[0])
             self._store(self.sequence.give_up(low, "unrepaired"))
 
 
@@ -2843,7 +2900,7 @@ class HistoryProgress:
         self._gaps = gaps
         self._began_at = self._logged_at = monotonic()
         self._stored = 0  # trades since then
-        self._next = 0  # the id behind the last stored one
+        self._next = 0  # the id after the last stored one
 
     def pending_ids(self) -> int:
         """Return how many ids are pending; those of a range without a lower edge are not known and not counted."""
@@ -2895,6 +2952,28 @@ async def wait_for_room(vault: Vault, throttle: LogThrottle) -> None:
         await asyncio.sleep(HISTORY_WAIT_S)
 
 
+def fetch_since(files: TradeFiles, day: str) -> None:
+    """Put on record as pending what lies before the first stored day, back to `day`; raise OSError.
+
+    Nothing changes where that day is stored, pending or on record as no longer to be had.
+    """
+    gaps, first = files.gaps, files.first()
+    known = [gap.after_utc[:10] for gap in [*gaps.of("pending"), *gaps.of("horizon")] if gap.after_utc]
+    days = known + ([first.time_utc[:10]] if first else [])
+    if not days or min(days) <= day:
+        return
+    edges = [
+        Boundary(gap.before_id, gap.before_utc) if gap.after_id is None else Boundary(gap.first, gap.after_utc)
+        for gap in gaps.of("pending")
+    ]
+    if first:  # not its line's id, if it can be: that line may hold several; lower starts are of removed files
+        starts = (Boundary(gap.before_id, gap.before_utc) for gap in gaps.of("start") if gap.after_id is None)
+        edges.append(max((start for start in starts if start.trade_id <= first.trade_id), default=first))
+    if edges:
+        before = min(edges)
+        gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
+
+
 class History:
     """One instrument's past: fetches the pending ranges in the background, oldest first, each day's file in order."""
 
@@ -2917,7 +2996,7 @@ class History:
         self._day = ""  # that is being filled
         self.progress = HistoryProgress(instrument.inst_id, files.gaps)
         self._looked_at = 0.0  # at the disk
-        self._unfit: list[Trade] = []  # in a row, with no trade behind them that fits
+        self._unfit: list[Trade] = []  # in a row, with no trade after them that fits
         self._failure: OSError | None = None  # of an fsync
 
     def wake(self) -> None:
@@ -2925,23 +3004,8 @@ class History:
         self._wanted.set()
 
     def fail(self, exc: OSError) -> None:
-        """Note that what was written may not be on the disk: the range is begun again behind what is."""
+        """Note that what was written may not be on the disk: the range is begun again after what is."""
         self._failure = exc
-
-    def fetch_since(self, day: str) -> None:
-        """Put on record as pending what lies before the first stored day, back to `day`; raise OSError.
-
-        Nothing changes where that day is stored, pending or on record as no longer to be had.
-        """
-        gaps, first = self._files.gaps, self._files.first()
-        known = [gap.after_utc[:10] for gap in [*gaps.of("pending"), *gaps.of("horizon")] if gap.after_utc]
-        days = known + ([first.time_utc[:10]] if first else [])
-        if not days or min(days) <= day:
-            return
-        open_ended = [gap for gap in [*gaps.of("pending"), *gaps.of("start")] if gap.after_id is None]
-        edges = [Boundary(gap.before_id, gap.before_utc) for gap in open_ended] or ([first] if first else [])
-        before = min(edges)  # not the first line's id, if it can be: that line may hold several
-        gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
 
     async def run(self) -> None:
         """Fill what is pending, for ever."""
@@ -2965,6 +3029,7 @@ class History:
 
     async def _fill_range(self, gap: Gap) -> None:
         self._source.begin_range()
+        self.writer.turn_anew()  # what did not fit may have been of the day that this range begins with
         self._day = ""
         self._fill = fill = RangeFill(gap, self._files, self._services, self._source, self._newest, self._store)
         await fill.find_lower_edge()
@@ -2981,7 +3046,7 @@ class History:
             self._leave_rest(last, gap)
 
     def _leave_rest(self, last: int, gap: Gap) -> None:
-        """Take what lies behind `last` off the record: it is of a day that already has later trades in its file."""
+        """Remove the ids after `last` from the pending gap: that day's file already has later trades."""
         gaps = self._files.gaps
         if not any(start.first <= last + 1 and gap.before_id <= start.before_id for start in gaps.of("start")):
             time_utc = (self._files.highest(before=last + 1) or Boundary(-1, "")).time_utc
@@ -3233,9 +3298,13 @@ def dates(first: str, last: str) -> list[str]:
 
 
 def touches(gap: Gap, day: str) -> bool:
-    """Tell whether a gap may hold trades of a day; a pending one over midnight ends with the first id of its last."""
+    """Tell whether a gap may hold trades of a day.
+
+    A pending range that ends in the first minute of a day ends with that day's first id, so it holds nothing of it.
+    """
     begin, end = gap.after_utc[:10], gap.before_utc[:10] or "9"
-    return begin <= day < end or (day == end and (begin == end or gap.reason != "pending"))
+    ends_with_day = gap.reason == "pending" and begin < end and gap.before_utc[11:16] == "00:00"
+    return begin <= day < end or (day == end and not ends_with_day)
 
 
 def is_pending(gaps: Iterable[Gap], day: str) -> bool:
@@ -3404,7 +3473,7 @@ class Verdict(NamedTuple):
 
     def save(self, vault: Vault) -> None:
         """Append it to the audit file, on the disk when this returns; raise OSError or VaultError."""
-        values = map(str, (utc(f"{time.time_ns() // 1_000_000:013}"), *self))
+        values = map(str, (utc_now(), *self))
         path = vault.folder_of(audit_path(vault, self.inst_id))
         if path.exists():
             cut_torn_end(path)
@@ -3427,7 +3496,7 @@ async def audit_day(vault: Vault, rest: Rest, inst_id: str, day: str, pause: flo
     while newest := await asyncio.to_thread(add_records, bars, itertools.islice(records, 1000)):
         last_id = newest
         await asyncio.sleep(pause)
-    # a gap is on record before what lies behind it is stored, so gaps are read after the lines
+    # a gap is on record before the trades after it are stored, so gaps are read after the lines
     minutes = await asyncio.to_thread(covered_minutes, vault, inst_id, day, bars)
     candles = await fetch_candles(rest, inst_id, day) if minutes else {}
     covered = [minute for minute in minutes if minute in candles]
@@ -3567,31 +3636,45 @@ class Auditor:
 # ---------------------------------------------------------------------------------------------------------- exporter
 
 
-def is_ours(exc: BaseException) -> bool:
-    """Tell whether an error came out of this file, or of what this file called."""
-    here = is_ours.__code__.co_filename
-    return any(frame.f_code.co_filename == here for frame, _ in traceback.walk_tb(exc.__traceback__))
+def single_errors(exc: BaseException) -> list[BaseException]:
+    """Return the errors of an exception group, or the one error that this is."""
+    if isinstance(exc, BaseExceptionGroup):
+        return [error for part in exc.exceptions for error in single_errors(part)]
+    return [exc]
+
+
+def report(exc: Exception) -> int:
+    """Log what ended the exporter and return the exit code."""
+    errors = single_errors(exc)
+    foreseen = [error for error in errors if isinstance(error, BuildFailError | VaultError)]
+    if len(foreseen) == len(errors):
+        log.critical(str(foreseen[0]))
+        return foreseen[0].exit_code
+    log.critical("Unexpected error: please report it with what stands above", exc_info=exc)
+    return 1
+
+
+async def raise_error(exc: Exception) -> None:
+    """Raise it, in a task."""
+    raise exc
 
 
 def end_with_error(
     tasks: asyncio.TaskGroup, throttle: LogThrottle, _: asyncio.AbstractEventLoop, context: dict[str, Any]
 ) -> None:
-    """Let an error in a callback of the event loop end the exporter as one in a task does, if it is ours.
+    """Let an error in a callback of the event loop end the exporter as one in a task does, if it came out of this file.
 
     What libraries raise there is passing, as where they connect: websockets has an AttributeError for a proxy that
     closes in the midst of a handshake, Windows' event loop OSErrors for connections that are gone.
     """
-    exc = context.get("exception")
-    if exc is None or isinstance(exc, OSError) or not is_ours(exc):
-        if throttle.may_log(type(exc).__name__):
-            error = "" if exc is None else f"{type(exc).__name__}: {describe(exc)}"
-            log.warning(f"asyncio: {printable(context['message'], 60)}", error=error)
-        return
-
-    async def fail(error: BaseException) -> None:
-        raise error
-
-    spawn(tasks, fail(exc))
+    exc, here = context.get("exception"), end_with_error.__code__.co_filename
+    frames = traceback.walk_tb(exc.__traceback__ if exc else None)
+    ours = any(frame.f_code.co_filename == here for frame, _ in frames)
+    if ours and isinstance(exc, Exception) and not isinstance(exc, OSError):
+        spawn(tasks, raise_error(exc))
+    elif throttle.may_log(type(exc).__name__):
+        error = "" if exc is None else f"{type(exc).__name__}: {describe(exc)}"
+        log.warning(f"asyncio: {printable(context['message'], 60)}", error=error)
 
 
 class Metadata:
@@ -3602,24 +3685,22 @@ class Metadata:
         self._rest = rest
         self._recording: dict[str, Instrument] = {}
 
-    async def start(self, tasks: asyncio.TaskGroup) -> list[Instrument]:
-        """Return the instruments from REST, or, where it is silent for METADATA_S, those saved before."""
-        asked = [tasks.create_task(self._fetch(inst_id)) for inst_id in INSTRUMENTS]
-        while (await asyncio.wait(asked, timeout=WATCH_S))[1]:
-            saved = [self._vault.load_instrument(inst_id) for inst_id in INSTRUMENTS]
-            if self._rest.silent_s() < METADATA_S or not all(saved):
-                continue
-            for task, inst_id in zip(asked, INSTRUMENTS, strict=True):
-                if not task.done():
-                    task.cancel()
-                    log.warning("REST is silent: starting with saved metadata, still retrying", instId=inst_id)
-                    tasks.create_task(self.look_again(inst_id))
-            instruments = [instrument for instrument in saved if instrument]
-            break
-        else:
-            instruments = [task.result() for task in asked]
-        self._recording = {instrument.inst_id: instrument for instrument in instruments}
-        return instruments
+    async def start(self, tasks: asyncio.TaskGroup, inst_id: str) -> Instrument:
+        """Return an instrument from REST, or, where that is silent for METADATA_S, the one saved before.
+
+        Raises BuildFailError where its row is invalid, VaultError where it can't be saved.
+        """
+        fetching = tasks.create_task(self._fetch(inst_id))
+        instrument = None
+        while instrument is None:
+            if (await asyncio.wait([fetching], timeout=WATCH_S))[0]:
+                instrument = fetching.result()
+            elif self._rest.silent_s() >= METADATA_S and (instrument := self._vault.load_instrument(inst_id)):
+                fetching.cancel()
+                log.warning("REST is silent: starting with saved metadata, still retrying", instId=inst_id)
+                tasks.create_task(self.look_again(inst_id))
+        self._recording[inst_id] = instrument
+        return instrument
 
     async def look_again(self, inst_id: str) -> None:
         """Fetch an instrument's row while recording: whatever is wrong with it now is worth a warning, and no more."""
@@ -3631,8 +3712,7 @@ class Metadata:
     async def _fetch(self, inst_id: str) -> Instrument:
         """Fetch and save a row; one with other contract values than the records have is not saved over them."""
         row = await self._rest.instrument(inst_id)
-        instrument = Instrument.from_row(inst_id, row)
-        recording = self._recording.get(inst_id)
+        instrument, recording = Instrument.from_row(inst_id, row), self._recording.get(inst_id)
         values = dict(zip(CONTRACT, instrument.contract, strict=True))
         if recording and recording.contract != instrument.contract:
             before = dict(zip(CONTRACT, recording.contract, strict=True))
@@ -3651,255 +3731,184 @@ class Metadata:
         return instrument
 
 
-class InstrumentCapture(NamedTuple):
-    """What works on one instrument."""
+class InstrumentCapture:
+    """All that works on one instrument: its files, live capture and history, and what is looked at now and then."""
 
-    files: TradeFiles
-    recorder: Recorder
-    history: History
+    def __init__(
+        self, vault: Vault, instrument: Instrument, services: Services, archives: Archives, since: str
+    ) -> None:
+        """Go on where the files end, or, where there are none, at `since` (a UTC day, `now`, or nothing).
 
+        Raises VaultError where the files can't be used.
+        """
+        self.inst_id = instrument.inst_id
+        self._services = services
+        self._files = TradeFiles(vault, self.inst_id)
+        self.history = History(instrument, self._files, services, archives, self._newest)
+        self.recorder = Recorder(instrument, self._files, services, self.history.wake, since)
+        self._logged_at, self._logged = monotonic(), 0  # Stats: when, and how many lines were written then
+        try:
+            self.recorder.recover()
+            if (verdicts := audit_path(vault, self.inst_id)).exists():
+                cut_torn_end(verdicts)
+            if since not in {"", "now"}:
+                fetch_since(self._files, since)
+        except OSError as exc:
+            raise unusable(vault.root, exc) from exc
+        last = self.recorder.sequence.last
+        log.info("Recording", instId=self.inst_id, stored_up_to="nothing yet" if last in {None, -1} else last)
 
-class Stats:
-    """The lines of the log that a person watches for, one an instrument."""
+    def _newest(self) -> tuple[int, str]:
+        """Return the highest id that is known, and its time (ms)."""
+        sequence, stored = self.recorder.sequence, self._files.highest() or Boundary(-1, "")
+        return max((sequence.seen, sequence.seen_ts), (stored.trade_id, milliseconds(stored.time_utc)))
 
-    def __init__(self, captures: dict[str, InstrumentCapture]) -> None:
-        self._captures = captures
-        self._written: collections.Counter[str] = collections.Counter()
-        self._logged_at = monotonic()
+    async def watch(self, feed: Feed, metadata: Metadata) -> None:
+        """Reconnect where REST has trades that the feed does not show; look at the metadata when a day has begun."""
+        day, checked_at = self._files.newest_day(), monotonic()
+        while True:
+            await asyncio.sleep(WATCH_S)
+            newest_day = self._files.newest_day()
+            if "" != day < newest_day:
+                self._services.spawn(metadata.look_again(self.inst_id))
+            day, heard_at = newest_day, self.recorder.heard_at
+            if monotonic() - max(heard_at, checked_at) >= INSTRUMENT_SILENT_S:
+                missed = await self.recorder.missed_by_feed()
+                checked_at = monotonic()
+                if missed and self.recorder.heard_at == heard_at:  # its subscription died
+                    feed.reconnect(
+                        f"no trade of {self.inst_id} for {INSTRUMENT_SILENT_S:.0f}s, but REST has newer ones"
+                    )
 
-    def log(self) -> None:
-        """Log them, with the rate since the last time."""
-        now = monotonic()
-        for inst_id, capture in self._captures.items():
-            recorder = capture.recorder
-            written = recorder.writer.written + capture.history.writer.written
-            rate = (written - self._written[inst_id]) / max(0.001, now - self._logged_at)
-            self._written[inst_id] = written
-            age = now - recorder.heard_at
-            (log.warning if age > OLD_TRADE_S else log.info)(
-                f"Stats: {written} written, {recorder.sequence.skipped} skipped",
-                instId=inst_id,
-                rate=f"{rate:.1f}/s",
-                last=recorder.sequence.last,
-                age=f"{age:.0f}s",
-                repaired=recorder.repaired,
-                waiting=len(recorder.sequence.waiting),
-                pending=capture.history.progress.pending_ids(),
-            )
-        self._logged_at = now
+    async def sync(self) -> None:
+        """Put what is new on the disk, off the event loop."""
+        self._files.gaps.save()
+        for part in (self.recorder, self.history):
+            try:
+                await asyncio.to_thread(part.writer.sync)
+            except OSError as exc:
+                part.fail(exc)
 
+    def close(self) -> None:
+        """Put everything on the disk, at the end."""
+        self.recorder.writer.close()
+        self.history.writer.close()
 
-class FinishedDays:
-    """What is done when a day is over, or stored by history: a look at the metadata, an audit."""
-
-    def __init__(self, tasks: asyncio.TaskGroup, metadata: Metadata, auditor: Auditor) -> None:
-        self._tasks = tasks
-        self._metadata = metadata
-        self._auditor = auditor
-
-    def day_began(self, inst_id: str, day: str) -> None:
-        """Look at the metadata again, and have the finished day audited."""
-        spawn(self._tasks, self._metadata.look_again(inst_id))
-        self._auditor.day_began(inst_id, day)
-
-    def day_filled(self, inst_id: str, day: str) -> None:
-        """Have a day audited that history has stored."""
-        self._auditor.day_filled(inst_id, day)
+    def log_stats(self) -> None:
+        """Log the line that a person watches for, with the rate since the last one."""
+        now, recorder = monotonic(), self.recorder
+        written = recorder.writer.written + self.history.writer.written
+        rate = (written - self._logged) / max(0.001, now - self._logged_at)
+        self._logged_at, self._logged = now, written
+        age = now - recorder.heard_at
+        (log.warning if age > OLD_TRADE_S else log.info)(
+            f"Stats: {written} written, {recorder.sequence.skipped} skipped",
+            instId=self.inst_id,
+            rate=f"{rate:.1f}/s",
+            last=recorder.sequence.last,
+            age=f"{age:.0f}s",
+            repaired=recorder.repaired,
+            waiting=len(recorder.sequence.waiting),
+            pending=self.history.progress.pending_ids(),
+        )
 
 
 class Exporter:
-    """Wires one Vault, one feed, REST, and a recorder and a history per instrument together, until it is stopped."""
+    """Wires one Vault, one feed, REST, and an InstrumentCapture per instrument together, until it is stopped."""
 
     def __init__(self, vault: Vault, ws_url: str, rest_urls: list[str], archive_url: str, since: str) -> None:
+        self.exit_code = 0  # of what ended it
         self._vault = vault
         self._ws_url = ws_url
         self._rest_urls = rest_urls
         self._archive_url = archive_url
         self._since = since  # a UTC day, `now`, or nothing
-        self._captures: dict[str, InstrumentCapture] = {}
-        self._stats = Stats(self._captures)
+        self._captures: list[InstrumentCapture] = []
 
     async def run(self) -> None:
-        """Capture until cancelled; whatever ends it, all that was accepted is on disk then."""
+        """Capture until cancelled or `exit_code` is set; then all that was accepted is put on disk."""
         log.info(f"trades_exporter {VERSION} started", process=os.getpid(), vault=str(self._vault.root))
         try:
             async with open_session() as session, asyncio.TaskGroup() as tasks:
                 asyncio.get_running_loop().set_exception_handler(partial(end_with_error, tasks, LogThrottle()))
                 await self._start(session, tasks)
+        except Exception as exc:  # noqa: BLE001 - the outermost edge
+            self.fail(exc)  # now: the disk may hang
         finally:
-            for capture in self._captures.values():
-                capture.recorder.writer.close()
-                capture.history.writer.close()
-            self._stats.log()
+            for capture in self._captures:
+                capture.close()
+            for capture in self._captures:
+                capture.log_stats()
+
+    def fail(self, exc: Exception) -> None:
+        """Log what ends the exporter and set the exit code."""
+        self.exit_code = report(exc)
 
     async def _start(self, session: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> None:
         """Get the metadata, go on where the files end, and start what runs for ever."""
         outage = Outage()
         rest = Rest(session, self._rest_urls, outage)
-        metadata = Metadata(self._vault, rest)
-        instruments = await metadata.start(tasks)
-        auditor = Auditor(self._vault, rest, INSTRUMENTS)
-        finished = FinishedDays(tasks, metadata, auditor)
+        metadata, auditor = Metadata(self._vault, rest), Auditor(self._vault, rest, INSTRUMENTS)
+        instruments = await asyncio.gather(*(metadata.start(tasks, inst_id) for inst_id in INSTRUMENTS))
         run = partial(spawn, tasks)
-        services = Services(rest, ExchangeClock(rest, run), AwakeClock(), Patience(), LogThrottle(), finished, run)
-        archives = Archives(session, self._archive_url, self._vault)
+        services = Services(rest, ExchangeClock(rest, run), AwakeClock(), Patience(), LogThrottle(), auditor, run)
+        archives = Archives(session, self._archive_url, self._vault.root)
         for instrument in instruments:
-            self._captures[instrument.inst_id] = self._open(instrument, services, archives)
-        feed = Feed(self._ws_url, {key: value.recorder.take for key, value in self._captures.items()}, outage)
-        jobs = [
-            services.awake.run(),
-            feed.stay_connected(),
-            self._sync_files(),
-            self._watch_instruments(feed),
-            self._log_stats(),
-        ]
-        for job in [*jobs, auditor.run(), *(capture.history.run() for capture in self._captures.values())]:
+            self._captures.append(InstrumentCapture(self._vault, instrument, services, archives, self._since))
+        feed = Feed(self._ws_url, {capture.inst_id: capture.recorder.take for capture in self._captures}, outage)
+        jobs = [services.awake.run(), feed.stay_connected(), auditor.run(), self._sync_files(), self._log_stats()]
+        for capture in self._captures:
+            jobs += [capture.history.run(), capture.watch(feed, metadata)]
+        for job in jobs:
             tasks.create_task(job)
 
-    def _open(self, instrument: Instrument, services: Services, archives: Archives) -> InstrumentCapture:
-        """Go on where an instrument's files end; raise VaultError where they can't be used."""
-        files = TradeFiles(self._vault, instrument.inst_id)
-
-        def newest() -> tuple[int, str]:
-            sequence = recorder.sequence
-            stored = files.highest() or Boundary(-1, "")
-            return max((sequence.seen, sequence.seen_ts), (stored.trade_id, milliseconds(stored.time_utc)))
-
-        history = History(instrument, files, services, archives, newest)
-        recorder = Recorder(instrument, files, services, history.wake, self._since)
-        try:
-            recorder.recover()
-            if self._since not in {"", "now"}:
-                history.fetch_since(self._since)
-        except OSError as exc:
-            raise unusable(self._vault.root, exc) from exc
-        last = recorder.sequence.last
-        log.info("Recording", instId=instrument.inst_id, stored_up_to="nothing yet" if last in {None, -1} else last)
-        return InstrumentCapture(files, recorder, history)
-
     async def _sync_files(self) -> None:
-        """Put what is new on the disk every second, off the event loop."""
         while True:
             await asyncio.sleep(FSYNC_S)
-            for capture in self._captures.values():
-                capture.files.gaps.save()
-                for part in (capture.recorder, capture.history):
-                    try:
-                        await asyncio.to_thread(part.writer.sync)
-                    except OSError as exc:
-                        part.fail(exc)
-
-    async def _watch_instruments(self, feed: Feed) -> None:
-        """Reconnect where an instrument is silent while REST has newer trades: its subscription died."""
-        checks: dict[str, asyncio.Task[bool]] = {}
-        checked_at = dict.fromkeys(self._captures, monotonic())
-        while True:
-            await asyncio.sleep(WATCH_S)
-            for inst_id, capture in self._captures.items():
-                silent = monotonic() - max(capture.recorder.heard_at, checked_at[inst_id]) >= INSTRUMENT_SILENT_S
-                if silent and inst_id not in checks:
-                    checks[inst_id] = asyncio.ensure_future(capture.recorder.missed_by_feed())
-                elif inst_id in checks and checks[inst_id].done():
-                    checked_at[inst_id] = monotonic()
-                    if checks.pop(inst_id).result() and silent:
-                        feed.reconnect(f"no trade of {inst_id} for {INSTRUMENT_SILENT_S:.0f}s, but REST has newer ones")
+            for capture in self._captures:
+                await capture.sync()
 
     async def _log_stats(self) -> None:
         while True:
             await asyncio.sleep(STATS_S)
-            self._stats.log()
+            for capture in self._captures:
+                capture.log_stats()
 
 
-def foreseen_error(exc: BaseException) -> BuildFailError | VaultError | None:
-    """Return the foreseen reason to stop in what ended the exporter, if that is what it was."""
-    if isinstance(exc, BaseExceptionGroup):
-        ends = [foreseen_error(part) for part in exc.exceptions]
-        return next((end for end in ends if end), None) if all(ends) else None
-    return exc if isinstance(exc, BuildFailError | VaultError) else None
+def capture_until_stopped(exporter: Exporter) -> NoReturn:
+    """Run the exporter until it fails or a signal asks it to stop, and end this process with the exit code.
 
-
-def report(exc: Exception) -> int:
-    """Log what ended the exporter and return the exit code."""
-    if end := foreseen_error(exc):
-        log.critical(str(end))
-        return end.exit_code
-    log.critical("Unexpected error: please report it with what stands above", exc_info=exc)
-    return 1
-
-
-class CaptureThread:
-    """Runs the exporter in a thread of its own, so that the main thread takes signals even while a disk hangs."""
-
-    def __init__(self, exporter: Exporter) -> None:
-        self.done = threading.Event()  # everything is on disk, or can't be
-        self.stop_asked_at: float | None = None
-        self._exporter = exporter
-        self._signal = ""
-        self._failure = 0  # the exit code of what ended it
-        self._running: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    @property
-    def exit_code(self) -> int:
-        """Return the exit code: 0 where it was asked to stop and nothing failed."""
-        return self._failure or (0 if self._signal else 1)
-
-    def start(self) -> None:
-        """Start to capture; signals stop it from now on."""
-        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last is Windows' Ctrl+Break, which has no SIGHUP
-            signum = getattr(signal, name, None)
-            if signum and not (name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN):  # nohup
-                signal.signal(signum, self._stop)
-        self._thread.start()
-
-    def join(self, seconds: float) -> bool:
-        """Wait for the thread; tell whether it ended."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
-
-    def _stop(self, signum: int, _: object) -> None:
-        if self.stop_asked_at is None:
-            self.stop_asked_at, self._signal = monotonic(), signal.Signals(signum).name
-            if self._running:
-                loop, future = self._running
-                loop.call_soon_threadsafe(future.cancel)
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._capture())
-        finally:
-            self.done.set()
-
-    async def _capture(self) -> None:
-        running = asyncio.ensure_future(self._exporter.run())
-        self._running = asyncio.get_running_loop(), running
-        if self._signal:  # it came before
-            running.cancel()
-        try:
-            await running
-        except asyncio.CancelledError:
-            log.info("Stopped", signal=self._signal)
-        except Exception as exc:  # noqa: BLE001 - the outermost edge
-            self._failure = report(exc)
-        self.done.set()
-
-
-def capture(exporter: Exporter) -> int:
-    """Run the exporter until it fails or a signal asks it to stop; return the exit code.
-
-    From a signal on it has STOP_S; a disk that hangs, or a thread in the system's DNS, is not waited for any longer.
+    It runs in a thread of its own, so that this one takes signals even while a disk hangs. From a signal on it has
+    STOP_S. Threads that hang in a dead disk or in the system's DNS are not waited for.
     """
-    thread = CaptureThread(exporter)
-    thread.start()
-    while not thread.done.wait(WATCH_S):
-        if thread.stop_asked_at is not None and monotonic() - thread.stop_asked_at >= STOP_S:
-            break
-    if not thread.join(LEAVE_S):
-        for stream in (sys.stdout, sys.stderr):
-            if stream and thread.done.is_set():
-                stream.flush()
-        os._exit(thread.exit_code)
-    return thread.exit_code
+    loop = asyncio.new_event_loop()
+    running = loop.create_task(exporter.run())
+    ended = threading.Event()
+    stopped: list[tuple[float, str]] = []  # when, and by which signal
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(running)
+        except asyncio.CancelledError:
+            log.info("Stopped", signal=stopped[0][1])
+        except Exception as exc:  # noqa: BLE001 - the outermost edge
+            exporter.fail(exc)
+        finally:
+            ended.set()
+
+    def stop(signum: int, _: object) -> None:
+        if not stopped:
+            stopped.append((monotonic(), signal.Signals(signum).name))
+            loop.call_soon_threadsafe(running.cancel)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last is Windows' Ctrl+Break, which has no SIGHUP
+        signum = getattr(signal, name, None)
+        if signum and not (name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN):  # nohup
+            signal.signal(signum, stop)
+    threading.Thread(target=run, daemon=True).start()
+    while not ended.wait(WATCH_S) and not (stopped and monotonic() - stopped[0][0] >= STOP_S):
+        pass
+    os._exit(exporter.exit_code or (0 if stopped else 1))
 
 
 # ------------------------------------------------------------------------------------------------------ command line
@@ -3907,28 +3916,30 @@ def capture(exporter: Exporter) -> int:
 LEVEL_COLORS = {"warning": "33;1", "error": "31;1", "critical": "31;1"}
 
 
-def move_log(source: str, dest: str) -> None:
-    """Rename a full log file; copy and empty it where Windows forbids that, since somebody has it open."""
-    try:
-        Path(source).replace(dest)
-    except PermissionError:
-        shutil.copyfile(source, dest)
-        os.truncate(source, 0)
-
-
 class BoundedLog(logging.handlers.RotatingFileHandler):
-    """A rotating log file; where an old one can't be moved, the present one goes on for as long again."""
-
-    rotator = staticmethod(move_log)
+    """A rotating log that goes on where Windows forbids to rename a file that somebody else has open."""
 
     def doRollover(self) -> None:  # noqa: N802 - the name of the standard library
-        """Move each file one on."""
+        """Move each file one on, or copy and empty it; where even that is refused, grow by as much again."""
+        if self.stream:
+            self.stream.close()
+        names = [self.baseFilename, *(f"{self.baseFilename}.{number}" for number in range(1, self.backupCount + 1))]
         try:
-            super().doRollover()
+            for source, dest in reversed(list(itertools.pairwise(names))):
+                if Path(source).exists():
+                    self._move(source, dest)
             self.maxBytes = LOG_BYTES
         except OSError:
             self.maxBytes += LOG_BYTES
-            self.stream = self.stream or self._open()
+        self.stream = self._open()
+
+    @staticmethod
+    def _move(source: str, dest: str) -> None:
+        try:
+            Path(source).replace(dest)
+        except PermissionError:
+            shutil.copyfile(source, dest)
+            os.truncate(source, 0)
 
 
 def prepare_console() -> bool:
@@ -3936,51 +3947,48 @@ def prepare_console() -> bool:
     if sys.platform == "win32" and on_terminal():
         kernel32, mode = ctypes.windll.kernel32, ctypes.c_ulong()
         keyboard, screen = kernel32.GetStdHandle(-10), kernel32.GetStdHandle(-12)  # standard input and error
-        if kernel32.GetConsoleMode(keyboard, ctypes.byref(mode)):
-            kernel32.SetConsoleMode(
-                keyboard, mode.value & ~0x40 | 0x80
-            )  # no QuickEdit, which the second flag goes with
+        if kernel32.GetConsoleMode(keyboard, ctypes.byref(mode)):  # no QuickEdit, which the second flag goes with
+            kernel32.SetConsoleMode(keyboard, mode.value & ~0x40 | 0x80)
         kernel32.GetConsoleMode(screen, ctypes.byref(mode))
         return bool(kernel32.SetConsoleMode(screen, mode.value | 4))  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
     return on_terminal()
 
 
-def log_value(value: object) -> str:
-    """Return a value of a line of the log, in quotes where it is not one word."""
-    return value if isinstance(value, str) and not re.search(r"""[\s="']""", value) else repr(value)
+class LogFormatter(logging.Formatter):
+    """Writes a line of the log: UTC time, level, message, key=value pairs; then the traceback, if there is one."""
 
+    def __init__(self, *, colors: bool) -> None:
+        super().__init__()
+        self._colors = colors
 
-def log_line(event: structlog.typing.EventDict, *, colors: bool) -> str:
-    """Return a line of the log: UTC time, level, message, key=value pairs."""
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; what libraries log has no pairs."""
+        level = record.levelname.lower()
+        now = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        pairs = [f"{self._in(key, '36')}={self._value(value)}" for key, value in getattr(record, "pairs", {}).items()]
+        level = self._in(f"{level:8}", LEVEL_COLORS.get(level, "32"))
+        line = " ".join([self._in(now, "2"), f"[{level}]", self._in(record.getMessage(), "1"), *pairs])
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
-    def colored(text: str, code: str) -> str:
-        return f"\x1b[{code}m{text}\x1b[0m" if colors else text
+    def _in(self, text: str, color: str) -> str:
+        return f"\x1b[{color}m{text}\x1b[0m" if self._colors else text
 
-    now, level, message = event.pop("timestamp"), event.pop("level"), str(event.pop("event"))
-    trace = event.pop("exception", "")
-    pairs = " ".join(f"{colored(key, '36')}={log_value(value)}" for key, value in event.items())
-    level = colored(f"{level:8}", LEVEL_COLORS.get(level, "32"))
-    text = f"{colored(now, '2')} [{level}] {colored(message, '1')} {pairs}"
-    return text.rstrip() + (f"\n{trace}" if trace else "")
-
-
-def add_timestamp(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Add the UTC time, to the millisecond."""
-    return {**event, "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")}
-
-
-LOG_PROCESSORS: list[structlog.typing.Processor] = [structlog.stdlib.add_log_level, add_timestamp]
+    @staticmethod
+    def _value(value: object) -> str:
+        """Return a value, in quotes where it is not one word."""
+        return value if isinstance(value, str) and not re.search(r"""[\s="']""", value) else repr(value)
 
 
 def add_log_handler(handler: logging.Handler, *, colors: bool) -> None:
     """Send every line of the log to this handler too."""
-    processors: list[structlog.typing.Processor] = [
-        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        structlog.processors.format_exc_info,
-        lambda _, __, event: log_line(event, colors=colors),
-    ]
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=processors, foreign_pre_chain=LOG_PROCESSORS))
+    handler.setFormatter(LogFormatter(colors=colors))
     logging.getLogger().addHandler(handler)
+
+
+def to_record(_: object, __: str, event: structlog.typing.EventDict) -> tuple[tuple[str], dict[str, Any]]:
+    """Return what the standard library's logger is called with, the key=value pairs as an attribute of its record."""
+    message, exc_info = event.pop("event"), event.pop("exc_info", None)
+    return (message,), {"exc_info": exc_info, "extra": {"pairs": event}}
 
 
 def start_log() -> None:
@@ -3990,11 +3998,7 @@ def start_log() -> None:
     if sys.stderr:
         add_log_handler(logging.StreamHandler(), colors=prepare_console())
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *LOG_PROCESSORS,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=[structlog.stdlib.filter_by_level, to_record],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
@@ -4013,12 +4017,12 @@ def since_day(text: str) -> str:
     if text == "now":
         return text
     try:
-        day = date.fromisoformat(text) if re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII) else None
-    except ValueError:  # there is no such day
-        day = None
-    if day is None:
+        valid = str(date.fromisoformat(text)) == text
+    except ValueError:
+        valid = False
+    if not valid:
         raise argparse.ArgumentTypeError(f"{text!r} is no date like 2026-11-21, and not `now`")
-    if not FIRST_DAY <= text <= datetime.now(UTC).date().isoformat():
+    if not FIRST_DAY <= text <= str(datetime.now(UTC).date()):
         raise argparse.ArgumentTypeError(
             f"{text} is in the future, or before {FIRST_DAY}: OKX's archives name no taker before"
         )
@@ -4034,10 +4038,10 @@ def address(text: str, schemes: tuple[str, ...]) -> str:
     """Take a URL from the command line."""
     try:
         url = urlsplit(text)
-        valid = url.scheme in schemes and url.hostname and url.port != -1
+        valid = url.scheme in schemes and url.hostname and url.port != -1 and not re.search(r"\s", text)
     except ValueError:  # what can't be a host or a port
         valid = False
-    if not valid or re.search(r"\s", text):
+    if not valid:
         raise argparse.ArgumentTypeError(f"{text!r} is no {' or '.join(schemes)} URL")
     return text
 
@@ -4053,11 +4057,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add_judge, add = parser.add_mutually_exclusive_group().add_argument, parser.add_argument
     add_judge("--verify", action="store_true", help="check the format of every stored line, and exit")
-    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    yesterday, days = datetime.now(UTC).date() - timedelta(days=1), "DATE[..DATE]"
     audit_help = "compare UTC days (default: yesterday) with OKX's candles, and exit"
-    add_judge(
-        "--audit", nargs="?", const=(yesterday, yesterday), type=day_range, metavar="DATE[..DATE]", help=audit_help
-    )
+    add_judge("--audit", nargs="?", const=(yesterday, yesterday), type=day_range, metavar=days, help=audit_help)
     vault_help = "data folder (default: Vault next to the script)"
     add("--vault", type=file_name, default=HERE / "Vault", metavar="DIR", help=vault_help)
     log_help = "log file (default: trades_exporter.log next to the script)"
@@ -4074,8 +4076,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run_capture(args: argparse.Namespace, rest_urls: list[str]) -> int:
-    """Record until stopped and return the exit code."""
+def run_capture(args: argparse.Namespace, rest_urls: list[str]) -> NoReturn:
+    """Record until stopped, and exit; raise VaultError where Vault or log file can't be used."""
     vault = Vault(args.vault)
     vault.lock()
     try:
@@ -4083,7 +4085,7 @@ def run_capture(args: argparse.Namespace, rest_urls: list[str]) -> int:
     except OSError as exc:
         raise VaultError(f"The log file {args.log_file} can't be written: {exc}") from exc
     add_log_handler(handler, colors=False)
-    return capture(Exporter(vault, args.ws_url, rest_urls, args.archive_url, args.since or ""))
+    capture_until_stopped(Exporter(vault, args.ws_url, rest_urls, args.archive_url, args.since or ""))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -4096,7 +4098,7 @@ def main(argv: list[str] | None = None) -> int:
     rest_urls = [args.rest_url] if args.rest_url else REST_URLS
     try:
         if not args.verify and not args.audit:
-            return run_capture(args, rest_urls)
+            run_capture(args, rest_urls)
         if not args.vault.is_dir():
             raise VaultError(f"There is no Vault at {args.vault}")
         if args.verify:

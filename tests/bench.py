@@ -546,7 +546,7 @@ def fill(sender: Sender, vault: Path, inst_ids: Sequence[str], ids: int) -> tupl
     lines = sum(path.read_bytes().count(b"\n") for path in vault.glob("raw/**/*.jsonl"))
     if lines != len(inst_ids) * (ids + 1):
         raise AssertionError(f"{lines} lines of {len(inst_ids)} x {ids + 1}")
-    took = logged(vault, "History complete")[-1] - logged(vault, "is pending")[0]
+    took = logged(vault, "History complete")[-1] - logged(vault, "Metadata fetched and saved")[-1]
     return took.total_seconds(), most
 
 

@@ -1,14 +1,16 @@
 """A campaign of faults against the real exporter: `python tests/campaign.py --seconds 600 --seed 7`.
 
 The fake OKX trades, and everything that can go wrong does, at random and overlapping: lost, late, doubled and
-overlapping pushes, connections that close, hang or lie, a REST that is slow, late, limited, broken or down, and
-an exporter that is stopped, suspended, or killed in the middle of a line. Then all is healed, the exporter is
-given time to catch up, and what it stored is held against what the exchange knows it did. Exit 0 only if nothing is
-lost, doubled, out of order or torn. The seed decides which faults come, and in which order; not to the ms what they
-hit.
+overlapping pushes, connections that close, hang or lie, a REST that is slow, late, limited, broken or down, archives
+that are not what they should be, an exporter that is stopped for hours or days, suspended, robbed of its disk or its
+lock, or killed in the middle of a line of the present or of the past. Then all is healed, the exporter is given time to
+catch up, and what it stored since the day that it was asked for is held against what the exchange knows it did, by the
+ledger, --verify and --audit. Exit 0 only if nothing is lost, doubled, out of order or torn. The seed decides which
+faults come, and in which order; not to the ms what they hit.
 """
 
 import argparse
+import contextlib
 import random
 import re
 import signal
@@ -24,25 +26,58 @@ from typing import NamedTuple
 
 import psutil
 
-from fake_okx import ABSENT, JUNK_FRAMES, REST_FAILURES, START, FakeOKX, Faults, Push, Row
-from harness import Exporter, Verdict, assert_vault_equals_ledger, day_files, read_gaps
+from fake_okx import (
+    ABSENT,
+    ARCHIVE_FAULTS,
+    DAY_MS,
+    JUNK_FRAMES,
+    REST_FAILURES,
+    REST_LIMITS,
+    FakeOKX,
+    Faults,
+    Push,
+    Row,
+    utc_ms,
+)
+from harness import (
+    Exporter,
+    Verdict,
+    assert_judges_content,
+    assert_whole,
+    day_files,
+    last_line,
+    range_of_gap,
+    read_gaps,
+    to_utc,
+)
+
+with contextlib.suppress(ImportError):
+    import resource  # not on Windows
 
 SETTINGS: dict[str, object] = {  # patience in seconds where people have minutes
     "PING_AFTER_S": 2.0,
     "PONG_S": 1.0,
     "SUBSCRIBE_S": 3.0,
     "INSTRUMENT_SILENT_S": 3.0,
-    "REPLACE_S": 3.0,
     "METADATA_S": 2.0,
     "REST_TIMEOUT_S": 2.0,
     "STEADY_S": 1.0,
+    "ABSENT_S": 6.0,
+    "BAD_ROW_S": 8.0,
+    "HISTORY_WAIT_S": 0.5,
+    "ARCHIVE_IDS": 500,
+    "ARCHIVE_RETRY_S": 2.0,
+    "ARCHIVE_STALL_S": 1.0,
+    "AUDIT_AFTER_S": 3.0,
 }
-DAYS = 3  # that go by on the exchange during a campaign
-BACKFILL_HOURS = "100000"  # its clock runs fast, and nothing shall be too old to be repaired
+START = "2026-09-15T12:00:00Z"  # long before this PC's time: the pauses add up
+DAYS = 3  # that go by on the exchange during a campaign, and as many in each of the longest pauses
+PAST_DAYS, PAST_TRADES = 6, 1500  # before the start; trades a day and instrument
 PAUSE_S = (0.05, 0.9)  # between faults
 CALM_EVERY = 40  # faults; then all is healed and must be stored before the next one
 CALM_S = 120.0  # at most until it is
-LONGEST_LIE_S = 8.0  # REST may lack or garble a trade so long; after 15 s the exporter would be right to believe it
+LONGEST_LIE_S = 4.0  # REST may lack or garble a trade so long; after ABSENT_S the exporter would be right to believe it
+MOST_MEMORY_MB = 60.0  # more than at the start
 
 
 class Lasting(NamedTuple):
@@ -57,9 +92,14 @@ class Campaign:
 
     def __init__(self, seconds: float, seed: int, folder: Path, *, rate: float, say: Callable[[str], None]) -> None:
         self.seconds = seconds
-        self.okx = FakeOKX(seed=seed, rate=rate, start=START, speed=DAYS * 86_400 / seconds)
-        args = ["--backfill-hours", BACKFILL_HOURS]
-        self.exporter = Exporter(self.okx, folder, settings=SETTINGS, args=args)
+        self._speed = DAYS * 86_400 / seconds  # of the exchange's clock
+        self.okx = FakeOKX(seed=seed, rate=rate, start=START, speed=self._speed)
+        first_day = utc_ms(START) // DAY_MS - PAST_DAYS
+        for inst_id in self.okx.markets:
+            self.okx.prefill(inst_id, PAST_TRADES * PAST_DAYS, first_day * DAY_MS, START)
+        self.exporter = Exporter(self.okx, folder, settings=SETTINGS)
+        self.since = ""  # the earliest day that was asked for
+        self._days = [to_utc((first_day + number) * DAY_MS)[:10] for number in range(1, PAST_DAYS)]
         self.counts: Counter[str] = Counter()
         self.verdicts: dict[str, Verdict] = {}
         self.memory: list[float] = []  # MB of the exporter, now and then
@@ -90,12 +130,18 @@ class Campaign:
             self.vanished_drive: 1,
             self.restart: 2,
             self.kill: 6,
+            self.archive_fault: 3,
+            self.long_pause: 4,
+            self.clock_jumps: 2,
+            self.lock_is_removed: 1,
+            self.disk_is_full: 2,
         }
 
     def run(self) -> None:
         """Do it all; raise AssertionError when the exporter broke its word."""
         with self.okx:
             try:
+                self._ask_since(self._days[-2])
                 self.exporter.start_capture()
                 self._measure()
                 self._torment()
@@ -104,12 +150,29 @@ class Campaign:
                 assert code == 0, f"exit {code} after SIGTERM"
             finally:
                 self.exporter.kill()
-            assert "Traceback" not in self.exporter.log, "a traceback in the log"
-            for inst_id in self.okx.markets:
-                verdict = assert_vault_equals_ledger(self.exporter.vault, self.okx, inst_id)
-                gaps = read_gaps(self.exporter.vault, inst_id)
-                assert verdict.missing == 0, f"{inst_id}: {verdict.missing} trades are on record as missing: {gaps}"
-                self.verdicts[inst_id] = verdict
+            self._judge()
+
+    def _judge(self) -> None:
+        """Hold the Vault, the log and the memory against what was promised."""
+        vault = self.exporter.vault
+        assert "Traceback" not in self.exporter.log, "a traceback in the log"
+        self.verdicts = assert_whole(vault, self.okx, ("start", "absent"))
+        for inst_id, verdict in self.verdicts.items():
+            gaps = read_gaps(vault, inst_id)
+            assert verdict.missing == 0, f"{inst_id}: {verdict.missing} trades are on record as missing: {gaps}"
+            [start] = [gap for gap in gaps if gap["reason"] == "start"]
+            trades = self.okx.ledger[inst_id]
+            first = next(trade.trade_id for trade in trades if to_utc(trade.ts) >= self.since)
+            assert range_of_gap(start) == (0, first - 1), f"{inst_id} begins with {first}, on record is {start}"
+        assert max(self.memory) < self.memory[0] + MOST_MEMORY_MB, f"memory grew: {self.memory}"
+        path = "/api/v5/market/history-candles"
+        limit = REST_LIMITS[path]
+        try:  # for once the exchange answers as fast as it can: an audit of weeks would take minutes
+            REST_LIMITS[path] = (10_000, limit[1])
+            self.exporter.settings = {**SETTINGS, "REST_LIMITS": dict.fromkeys(REST_LIMITS, 10_000)}
+            assert_judges_content(self.exporter)
+        finally:
+            REST_LIMITS[path] = limit
 
     def report(self) -> str:
         """Say what happened and how it ended."""
@@ -149,7 +212,7 @@ class Campaign:
         self._switch_off(float("inf"))
         self._wait_until_recovered()
         self.okx.settle()
-        self.exporter.wait_until_stored(CALM_S)
+        self.exporter.wait_until_whole(CALM_S)
         self._measure()
 
     def _calm(self) -> None:
@@ -158,7 +221,7 @@ class Campaign:
         self._switch_off(float("inf"))
         self.okx.faults = Faults()
         self._wait_until_recovered()
-        self.exporter.wait_until_stored(CALM_S)
+        self.exporter.wait_until_whole(CALM_S)
         self._tell(f"calm: all stored after {time.monotonic() - began:.1f} s")
 
     def _wait(self, seconds: float) -> None:
@@ -169,6 +232,10 @@ class Campaign:
     def _wait_until_recovered(self) -> None:
         """Wait until the exporter has looked at its files, and so can be stopped, or have them taken away."""
         self.exporter.wait_for_log("Recording", times=len(self.okx.markets), seconds=60)
+
+    def _heal(self) -> None:
+        """End all faults that last."""
+        self._switch_off(float("inf"))
 
     def _switch_off(self, now: float) -> None:
         for fault in [fault for fault in self._lasting if fault.until <= now]:
@@ -282,6 +349,15 @@ class Campaign:
         self._switch_on("rest", {"reset": 1.0}, seconds)
         return f"for {seconds:.1f} s"
 
+    def archive_fault(self) -> str:
+        """Let archives be refused, damaged or slow for a while."""
+        kinds = sorted({*ARCHIVE_FAULTS} - {"bomb", "hidden bomb", "holes"})
+        faults = dict.fromkeys(self._chance.sample(kinds, 3), 0.3)
+        seconds = self._chance.uniform(2, 10)
+        self._switch_on("archive_often", faults, seconds)
+        self._switch_on("archive_bytes_per_s", self._chance.choice((float("inf"), 50_000.0)), seconds)
+        return f"{', '.join(faults)} for {seconds:.1f} s"
+
     # Faults of the connection
 
     def junk(self) -> str:
@@ -348,14 +424,43 @@ class Campaign:
         return f"for {seconds:.1f} s"
 
     def vanished_drive(self) -> str:
-        """Take the folder of trades away for a while: what is open can be written on, the next day's file cannot."""
+        """Take the Vault away for a while."""
         self._wait_until_recovered()
         seconds = self._chance.uniform(0.2, 3)
-        raw = self.exporter.vault / "raw"
-        away = raw.rename(raw.with_name("raw-away"))
+        vault = self.exporter.vault
+        away = vault.rename(vault.with_name("away"))
         time.sleep(seconds)
-        away.rename(raw)
+        away.rename(vault)
         return f"for {seconds:.1f} s"
+
+    def disk_is_full(self) -> str:
+        """Let no file grow any more, for a while."""
+        seconds = self._chance.uniform(0.3, 3)
+        if sys.platform == "linux":
+            size = self._chance.choice((0, 100_000, 1_000_000))
+            unlimited = resource.RLIM_INFINITY
+            resource.prlimit(self.exporter.pid, resource.RLIMIT_FSIZE, (size, unlimited))
+            self._wait(seconds)
+            resource.prlimit(self.exporter.pid, resource.RLIMIT_FSIZE, (unlimited, unlimited))
+        return f"for {seconds:.1f} s"
+
+    def lock_is_removed(self) -> str:
+        """Remove the lock's file, where that is possible: the exporter stops before it writes again."""
+        if sys.platform == "win32":
+            return "not on Windows"
+        self._wait_until_recovered()
+        (self.exporter.vault / "exporter.lock").unlink()
+        self._heal()  # or else nothing may come to be written
+        code = self.exporter.wait(60)
+        assert code == 4, f"exit {code} without the lock"
+        self._start()
+        return ""
+
+    def clock_jumps(self) -> str:
+        """Let the exchange's clock jump ahead."""
+        hours = self._chance.choice((0.01, 1, 7, 30))
+        self.okx.set_clock(self.okx.now_ms() + int(hours * 3_600_000), self._speed)
+        return f"by {hours:g} h"
 
     def restart(self) -> str:
         """Stop the exporter as a person does, and start it again."""
@@ -367,29 +472,71 @@ class Campaign:
         self._start()
         return f"after {seconds} s"
 
+    def long_pause(self) -> str:
+        """Stop the exporter or kill it, and start it again hours or days later."""
+        how = self._chance.choice(("stopped", "killed"))
+        if how == "stopped":
+            self._wait_until_recovered()
+            code = self.exporter.stop()
+            assert code == 0, f"exit {code} after SIGTERM"
+        else:
+            self._kill()
+        rates = dict(self.okx.rates)
+        self.okx.set_rate(0)
+        hours, trades = self._chance.choice((0.1, 5, 26, 24 * DAYS)), self._chance.choice((0, 50, 1000, 4000))
+        self.okx.pass_hours(hours, trades)
+        self.okx.rates.update(rates)
+        self._start()
+        return f"{how}, {trades} trades in {hours:g} h"
+
     def kill(self) -> str:
         """Kill the exporter, leave the end of its files as a crash or a power cut might, and start it again."""
-        self.exporter.kill()
-        damage = self._chance.choice((*DAMAGES, None))
-        for inst_id in self.okx.markets:
-            if damage and (files := day_files(self.exporter.vault, inst_id)):
-                damage(files, self._chance)
+        damages = self._kill()
         seconds = self._chance.choice((0.0, 0.0, 0.5, 2.0))
         time.sleep(seconds)
         self._start()
-        return f"{damage.__name__ if damage else 'undamaged'}, start after {seconds} s"
+        return f"{damages}, start after {seconds} s"
+
+    def _kill(self) -> str:
+        """Kill the exporter and damage the ends of the files of live capture and of history; say how."""
+        self.exporter.kill()
+        done = []
+        for inst_id in self.okx.markets:
+            files = day_files(self.exporter.vault, inst_id)
+            for end in (files, files_of_history(self.exporter.vault, inst_id, files)):
+                damage = self._chance.choice((*DAMAGES, None))
+                if damage and end:
+                    damage(end, self._chance)
+                    done.append(damage.__name__)
+        return ", ".join(done) or "undamaged"
 
     def _start(self) -> None:
         """Start the exporter; in half of the cases the next fault comes before it is subscribed."""
+        self._ask_since(self._chance.choice((*self._days, "", "", "")))
         self.exporter.start()
         if self._chance.random() < 0.5:
-            self._switch_off(float("inf"))
+            self._heal()
             self.exporter.wait_for_log("Subscribed to trades", times=len(self.okx.markets), seconds=60)
         else:
             self.exporter.wait_for_log("started")
 
+    def _ask_since(self, day: str) -> None:
+        """Let the next start ask for the past since this day, if one is given."""
+        self.exporter.args = ["--since", day] if day else []
+        self.since = min(filter(None, (day, self.since)), default="")
 
-# What crashes leave: each takes an instrument's files, oldest first. What has been synced (a second ago) stays.
+
+# What crashes leave: each takes files, oldest first, and damages the last. What has been synced (a second ago) stays.
+
+
+def files_of_history(vault: Path, inst_id: str, files: list[Path]) -> list[Path]:
+    """Return the files up to the one that history appends to; none where that is not known."""
+    pending = [range_of_gap(gap) for gap in read_gaps(vault, inst_id) if gap["reason"] == "pending"]
+    for number, path in enumerate(files[:-1]):
+        line = last_line(path)
+        if line and any(first <= int(line["trade_id"]) <= last for first, last in pending):
+            return files[: number + 1]
+    return []
 
 
 def a_torn_line(files: list[Path], chance: random.Random) -> None:

@@ -1,4 +1,4 @@
-"""Half a minute of show, without OKX: the real exporter on a fake exchange, through three disasters, and the proof.
+"""Half a minute of show, without OKX: the real exporter on a fake exchange, through four disasters, and the proof.
 
 `python tests/demo.py`; a smaller `--pace` is a faster show. Exit code 0 only if nothing was lost and nothing doubled.
 """
@@ -14,9 +14,12 @@ from pathlib import Path
 
 import orjson
 
-from fake_okx import BTC, ETH, START, FakeOKX
-from harness import Exporter, assert_vault_equals_ledger, day_files
+from fake_okx import BTC, ETH, FakeOKX
+from harness import Exporter, assert_vault_equals_ledger, day_files, to_utc
 
+BEGIN, SINCE = "2026-11-21T00:02:00Z", "2026-11-19"  # the exchange's time now, and the day from which all is wanted
+PAST_BEGIN, PAST_TRADES = "2026-11-18T00:00:00Z", 22_500  # of each instrument, before BEGIN
+OFF_HOURS, OFF_TRADES = 30, 3000  # of the fourth disaster; trades of each instrument at a pace of 1
 RATE = 25.0  # pushes a second and instrument
 CLOCK_SPEED = 40.0  # the exchange's seconds in one of ours: the audit wants whole minutes
 GLANCE_S = 0.8  # between two looks at the newest trades
@@ -107,20 +110,38 @@ def kill_it_in_the_middle_of_a_line(show: Show) -> None:
     show.watch(3)
 
 
-def prove_it(show: Show, okx: FakeOKX) -> bool:
-    """Stop, let --verify and --audit judge, then hold the files against what the exchange knows it did."""
-    show.heading("4. Ctrl+C. Is it all there?")
-    okx.settle()
-    show.exporter.wait_until_stored()
+def leave_it_off_over_midnight(show: Show, okx: FakeOKX) -> None:
+    """Stop the exporter for more than a day, and start it again: today comes first, what was missed behind it."""
+    show.heading(f"4. The PC is off for {OFF_HOURS} hours, over midnight. OKX trades on.")
     stopped = show.exporter.stop()
     show.show_log()
-    codes = [stopped]
-    for arguments in (["--verify"], ["--audit", START[:10]]):
+    if stopped != 0:
+        show.say(f"It should have stopped with exit code 0, not {stopped}.", RED)
+    okx.set_rate(0)
+    okx.pass_hours(OFF_HOURS, round(OFF_TRADES * show.pace))
+    okx.set_rate(RATE)
+    show.heading("   It is started again: the present day first.")
+    show.exporter.start_capture()
+    show.exporter.wait_until_stored()
+    show.heading("   What happens now is stored at once; what was missed is filled in behind it, day by day.")
+    show.watch(2)
+    show.exporter.wait_until_whole()
+
+
+def prove_it(show: Show, okx: FakeOKX) -> bool:
+    """Stop, let --verify and --audit judge, then hold the files against what the exchange knows it did."""
+    show.heading("5. Ctrl+C. Is it all there?")
+    okx.settle()
+    show.exporter.wait_until_whole()
+    codes = [show.exporter.stop()]
+    show.show_log()
+    today = to_utc(okx.now_ms())[:10]
+    for arguments in (["--verify"], ["--audit", f"{SINCE}..{today}"]):
         show.heading(f"python trades_exporter.py {' '.join(arguments)}")
         run = show.exporter.run(*arguments)
         show.say(run.stdout + run.stderr)
         codes.append(run.returncode)
-    happened = sum(map(len, okx.ledger.values()))
+    happened = sum(to_utc(trade.ts) >= SINCE for ledger in okx.ledger.values() for trade in ledger)
     try:
         verdicts = [assert_vault_equals_ledger(show.exporter.vault, okx, inst_id) for inst_id in (BTC, ETH)]
     except AssertionError as error:
@@ -129,7 +150,8 @@ def prove_it(show: Show, okx: FakeOKX) -> bool:
     stored, lines = (sum(verdict[part] for verdict in verdicts) for part in (1, 0))
     good = codes == [0, 0, 0] and stored == happened
     show.say(
-        f"\n{happened} trades happened, {stored} are stored (in {lines} lines): {happened - stored} lost, none twice.",
+        f"\n{happened} trades happened since {SINCE}, {stored} are stored (in {lines} lines):"
+        f" {happened - stored} lost, none twice.",
         GREEN if good else RED,
     )
     if codes != [0, 0, 0]:
@@ -142,16 +164,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pace", type=float, default=1.0, help="0.2: five times as fast (default 1)")
     pace = parser.parse_args().pace
-    with tempfile.TemporaryDirectory(prefix="trades-demo-") as folder, FakeOKX(speed=CLOCK_SPEED / pace) as okx:
-        show = Show(Exporter(okx, Path(folder)), pace)
+    okx = FakeOKX(start=BEGIN, speed=CLOCK_SPEED / pace)
+    for inst_id in (BTC, ETH):
+        okx.prefill(inst_id, PAST_TRADES, PAST_BEGIN, BEGIN)
+    with tempfile.TemporaryDirectory(prefix="trades-demo-") as folder, okx:
+        show = Show(Exporter(okx, Path(folder), args=["--since", SINCE]), pace)
         try:
             show.heading(f"A fake OKX trades (its clock runs fast), the real exporter records. Folder: {folder}")
+            show.say(f"   --since {SINCE}: the present day first, the past behind it, from OKX's archives and REST")
             show.exporter.start_capture()
             okx.set_rate(RATE)
             show.watch(4)
             cut_the_connection(show, okx)
             lose_messages(show, okx)
             kill_it_in_the_middle_of_a_line(show)
+            leave_it_off_over_midnight(show, okx)
             return 0 if prove_it(show, okx) else 1
         finally:
             show.exporter.kill()

@@ -150,8 +150,8 @@ class Stored:
         """Whether anything is missing of what was traded from the first to the last minute, both included."""
         if first < minute_of(self.trades[0]):
             return True
-        days = (date.fromisoformat(last[:10]) - date.fromisoformat(first[:10])).days
-        if any(later(first, 1440 * count)[:10] not in self.days for count in range(days)):
+        between = (date.fromisoformat(last[:10]) - date.fromisoformat(first[:10])).days
+        if {later(first[:10], 1440 * count)[:10] for count in range(between + 1)} - self.days:
             return True
         ranges = [
             (row["after_utc"][:16], row["before_utc"][:16] or "9") for row in self.gaps if row["reason"] != "absent"

@@ -947,7 +947,7 @@ class FakeOKX:
 
     def _close_idle_and_slow(self, now: float) -> None:
         for connection in list(self.connections):
-            if connection.half_open:
+            if connection.half_open or connection.transport.is_closing():
                 continue
             if now - connection.moved > self.idle_s:
                 self._close(connection, 4004, "No data received in 30s.")

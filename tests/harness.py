@@ -293,7 +293,7 @@ def read_vault(vault: Path, inst_id: str = BTC) -> list[Record]:
 def read_gaps(vault: Path, inst_id: str = BTC) -> list[Record]:
     """Return the gaps on record, after a look at their form."""
     path = vault / "meta" / "okx" / "gaps" / f"{inst_id}.jsonl"
-    gaps: list[Record] = [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+    gaps: list[Record] = [orjson.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
     for gap in gaps:
         assert tuple(gap) == GAP_KEYS, f"{path}: {gap}"
         assert all(isinstance(value, str) for value in gap.values()), f"{path}: {gap}"
@@ -372,18 +372,20 @@ def write_gap(
         file.write(orjson.dumps(dict(zip(GAP_KEYS, values, strict=True))) + b"\n")
 
 
+def last_line(path: Path) -> Record | None:
+    """Return the last whole line of a day's file."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 4096))
+        lines = file.read().split(b"\n")[:-1]
+    line: Record | None = orjson.loads(lines[-1]) if lines else None
+    return line
+
+
 def last_stored_id(vault: Path, inst_id: str = BTC) -> int:
     """Return the highest trade id at the ends of the two newest files that hold a whole line (0: there is none)."""
-    newest: list[int] = []
-    for path in reversed(day_files(vault, inst_id)):
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 4096))
-            lines = file.read().split(b"\n")[:-1]
-        if lines:
-            newest.append(int(orjson.loads(lines[-1])["trade_id"]))
-        if len(newest) == 2:
-            break
+    lines = (last_line(path) for path in reversed(day_files(vault, inst_id)))
+    newest = itertools.islice((int(line["trade_id"]) for line in lines if line), 2)
     return max(newest, default=0)
 
 
@@ -450,21 +452,22 @@ def assert_vault_equals_ledger(
     return Verdict(len(stored), sum(line.last - line.first + 1 for line in stored), len(missing))
 
 
-def assert_whole(exporter: Exporter, okx: FakeOKX, reasons: Iterable[str] = ("start",)) -> dict[str, Verdict]:
-    """Let a stopped exporter's Vault be judged, by the ledger, --verify and --audit of all days; return the verdicts.
-
-    What is missing must be on record, with no other reasons than these.
-    """
+def assert_whole(vault: Path, okx: FakeOKX, reasons: Iterable[str] = ("start",)) -> dict[str, Verdict]:
+    """Hold all instruments against the ledger; what is missing must be on record, with no other reasons than these."""
     verdicts = {}
     for inst_id in okx.markets:
-        verdicts[inst_id] = assert_vault_equals_ledger(exporter.vault, okx, inst_id)
-        gaps = read_gaps(exporter.vault, inst_id)
+        verdicts[inst_id] = assert_vault_equals_ledger(vault, okx, inst_id)
+        gaps = read_gaps(vault, inst_id)
         assert {gap["reason"] for gap in gaps} <= set(reasons), f"{inst_id}: on record are {gaps}, expected {reasons}"
-    days = sorted(path.name[:10] for inst_id in okx.markets for path in day_files(exporter.vault, inst_id))
+    return verdicts
+
+
+def assert_judges_content(exporter: Exporter) -> None:
+    """Let --verify, and --audit of all stored days, judge the Vault."""
+    days = sorted(path.name[:10] for inst_id in exporter.okx.markets for path in day_files(exporter.vault, inst_id))
     for arguments in (["--verify"], ["--audit", f"{days[0]}..{days[-1]}"]):
         run = exporter.run(*arguments)
         assert run.returncode == 0, f"{arguments}:\n{run.stdout}{run.stderr}"
-    return verdicts
 
 
 def read_stored(vault: Path, okx: FakeOKX, inst_id: str) -> list[Stored]:

@@ -33,7 +33,7 @@ def hang_disk(name: str) -> None:
 
 
 def retry_after(seconds: float) -> None:
-    """Let attempts to connect and to ask be that far apart, however many failed."""
+    """Let attempts to connect and to ask be that far apart, less jitter, however many failed; OKX allows 3 a second."""
     vars(trades_exporter)["backoff"] = lambda **_: itertools.repeat(seconds)
 
 

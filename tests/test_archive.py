@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 import io
-import tempfile
 import zipfile
 from datetime import date
 from decimal import Decimal
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 
 import pytest
 from hypothesis import given, settings
@@ -48,11 +47,11 @@ def zipped(*members: bytes | str, name: str = f"{INST_ID}-trades-{DAY}.csv") -> 
     return file.getvalue()
 
 
-def read(content: bytes, file: BinaryIO | None = None) -> tuple[list[Trade], list[tuple[int, str]]]:
+def read(content: bytes, file: IO[bytes] | None = None) -> tuple[list[Trade], list[tuple[int, str]]]:
     """Return an archive's trades and bad rows; raise ArchiveDamagedError where it is not believed."""
     file = file or io.BytesIO()
     file.write(content)
-    archive = Archive(file, BTC, DAY)
+    archive = Archive(cast(BinaryIO, file), BTC, DAY)
     try:
         asyncio.run(archive.check())
         trades: list[Trade] = []
@@ -268,7 +267,7 @@ def test_a_damaged_file_is_refused_or_read_as_it_was(damage: list[tuple[int, int
     content = bytearray(WHOLE)
     for at, bits in damage:
         content[at] ^= bits
-    with tempfile.TemporaryFile() as file, contextlib.suppress(ArchiveDamagedError):
+    with io.BytesIO() as file, contextlib.suppress(ArchiveDamagedError):
         assert read(bytes(content), file) == (TRADES, [])
 
 
@@ -281,5 +280,5 @@ def test_damage_where_the_zip_says_how_it_is_packed_is_seen(method: int, offset:
     content[directory + 10] = method
     end = content.rindex(b"PK\5\6")
     content[end + 19] ^= offset
-    with tempfile.TemporaryFile() as file, pytest.raises(ArchiveDamagedError):
+    with io.BytesIO() as file, pytest.raises(ArchiveDamagedError):
         read(bytes(content), file)

@@ -34,7 +34,7 @@ def test_a_subscription_that_is_refused_for_now_is_tried_again(okx: FakeOKX, exp
 
 
 def test_a_refusal_after_a_reconnect_is_believed_only_when_it_lasts(okx: FakeOKX, exporter: MakeExporter) -> None:
-    one = exporter(okx, settings={"REJECTED_S": 1.0, "BACKOFF_S": 0.4}).start_capture()
+    one = exporter(okx, settings={"REJECTED_S": 1.0, "BACKOFF_S": 0.5}).start_capture()
     okx.faults.reject_code, okx.faults.reject_left = "60018", 1
     okx.close()
     one.wait_for_log("Subscribed to trades", times=4)
@@ -154,7 +154,7 @@ def test_attempts_to_connect_may_fail_in_every_way(okx: FakeOKX, exporter: MakeE
     """No answer at all, a 503, HTML, cut off, closed, sent to strange places; then it works."""
     strange = [f"redirect {location}" for location in STRANGE_LOCATIONS]
     okx.faults.ws_script.extend(["stall", "503", "html", "reset", "close", *strange])
-    one = exporter(okx, settings={"CONNECT_S": 0.5, "BACKOFF_S": 0.4}).start_capture()
+    one = exporter(okx, settings={"CONNECT_S": 0.5, "BACKOFF_S": 0.5}).start_capture()
     assert not okx.faults.ws_script
     finish(one)
 
@@ -245,7 +245,7 @@ def test_upgrade_after_upgrade_is_no_storm_of_connections(make_okx: MakeOKX, exp
 def test_over_tls_all_is_the_same(make_okx: MakeOKX, exporter: MakeExporter) -> None:
     """As with the real OKX: bursts, lost pushes, silent and cut connections, an upgrade, and `kill -9`."""
     okx = make_okx(rate=200, tls=True)
-    one = exporter(okx, settings={"PING_AFTER_S": 1, "PONG_S": 1}).start_capture()
+    one = exporter(okx, settings={"PING_AFTER_S": 0.5, "PONG_S": 0.5, "BACKOFF_S": 0.5}).start_capture()
     okx.trade(n=1000)
     okx.trade(n=50, lost=True)
     one.wait_for_log("Gap repaired")
@@ -279,8 +279,7 @@ def test_a_proxy_that_does_anything_is_no_reason_to_give_up(make_okx: MakeOKX, e
     """It refuses, says nonsense, closes, answers in plain text, or shows a certificate that nobody trusts."""
     okx = make_okx(tls=True)
     with Proxy() as proxy:
-        env = {"HTTPS_PROXY": proxy.url, "https_proxy": proxy.url, "NO_PROXY": "", "no_proxy": ""}
-        one = exporter(okx, settings={**SOON, "CONNECT_S": 3.0}, env=env)
+        one = exporter(okx, settings={**SOON, "CONNECT_S": 3.0}, env=through(proxy.url))
 
         def fail_in_all_ways() -> None:
             for kind in Proxy.KINDS[1:]:
@@ -300,6 +299,54 @@ def test_a_proxy_that_does_anything_is_no_reason_to_give_up(make_okx: MakeOKX, e
         assert set(proxy.targets) == {f"127.0.0.1:{okx.port}"}
         finish(one)
     assert len(one.log.splitlines()) < 30
+
+
+def through(proxy: str) -> dict[str, str]:
+    """Return the environment in which this proxy is the system's, also for addresses of this machine."""
+    return {"HTTPS_PROXY": proxy, "https_proxy": proxy, "NO_PROXY": "", "no_proxy": ""}
+
+
+@pytest.mark.parametrize("proxy", ["socks5://me:secret@127.0.0.1:1", "https://127.0.0.1:1", "http://"])
+def test_a_proxy_of_another_kind_is_named_and_not_used(make_okx: MakeOKX, exporter: MakeExporter, proxy: str) -> None:
+    """Neither for REST nor for the WebSocket; which is said once."""
+    one = start_with_a_trade(exporter(make_okx(tls=True), settings={"LOG_AGAIN_S": 0.0}, env=through(proxy)))
+    one.okx.trade(count=2, lost=True)
+    finish(one)
+    [line] = log_lines(one, "The system's proxy can't be used")
+    assert "[warning" in line
+    assert proxy.partition(":")[0] in line
+    assert "secret" not in one.log
+
+
+def test_a_proxy_without_a_scheme_is_an_http_proxy(make_okx: MakeOKX, exporter: MakeExporter) -> None:
+    """As curl takes it; REST and WebSocket go through it."""
+    okx = make_okx(tls=True)
+    with Proxy() as proxy:
+        one = start_with_a_trade(exporter(okx, env=through(proxy.url.removeprefix("http://"))))
+        finish(one)
+        assert len(proxy.targets) > len(okx.markets)
+    assert okx.connects == 1
+
+
+@pytest.mark.parametrize("kind", ["nobody listens", "refuses"])
+def test_a_proxy_that_refuses_is_named(
+    make_okx: MakeOKX, okx: FakeOKX, exporter: MakeExporter, kind: str, tmp_path: Path
+) -> None:
+    """For REST, and, where metadata is saved, for the WebSocket."""
+    start_with_a_trade(exporter(okx, folder=tmp_path / "one")).stop()
+    with Proxy("refuses") as proxy:
+        address = proxy.url.removeprefix("http://") if kind == "refuses" else "127.0.0.1:1"
+        reason = "HTTP 502" if kind == "refuses" else "connection refused"
+        env = through(f"http://me:secret@{address}")
+        settings = {**SOON, "METADATA_S": 0.1}
+        one = exporter(make_okx(tls=True), folder=tmp_path / "one", settings=settings, env=env).start()
+        for begin in ("Can't reach OKX", "Not connected to OKX"):
+            one.wait_for_log(f"{begin} (proxy {address} for 127.0.0.1: ")
+        for begin in ("Can't reach OKX", "Not connected to OKX"):
+            line = log_lines(one, begin)[0]
+            assert reason in line
+        assert one.stop() == 0
+    assert "secret" not in one.log
 
 
 class Refusing(BaseHTTPRequestHandler):

@@ -19,9 +19,13 @@ def test_the_demo_goes_through_its_disasters_and_loses_nothing() -> None:
         check=False,
     )
     assert run.returncode == 0, run.stdout
-    for happening in ("Not connected to OKX", "Gap found", "Gap repaired", "Torn end cut off", "Stopped"):
+    happenings = ("Disconnected from OKX", "OKX can be reached again", "Gap found", "Gap repaired")
+    for happening in (*happenings, "Incomplete last line removed", "Stopped", "History complete", "no problem found"):
         assert happening in run.stdout, run.stdout
-    assert "no problem found" in run.stdout, run.stdout
-    assert len(re.findall(r"SWAP 2026-11-21: (\d+) of \1 covered minutes agree with OKX", run.stdout)) == 2, run.stdout
-    assert re.search(r"^(\d+) trades happened, \1 are stored \(.*\): 0 lost, none twice\.$", run.stdout, re.MULTILINE)
+    for day in (19, 20, 21, 22):
+        assert day == 22 or f"2026-11-{day} is whole" in run.stdout, run.stdout
+        agreeing = rf"SWAP 2026-11-{day}: (\d+) of \1 covered minutes agree with OKX"
+        assert len(re.findall(agreeing, run.stdout.partition("--audit")[2])) == 2, run.stdout
+    total = r"^(\d+) trades happened since 2026-11-19, \1 are stored \(.*\): 0 lost, none twice\.$"
+    assert re.search(total, run.stdout, re.MULTILINE), run.stdout
     assert "\x1b" not in run.stdout

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from fake_okx import BTC, ETH, FakeOKX
 from harness import (
@@ -28,7 +29,7 @@ from harness import (
     wait_for,
     write_vault,
 )
-from trades_exporter import TradeFiles, Vault
+from trades_exporter import Instrument, TradeFiles, TradeWriter, Vault, parse_trade
 
 with contextlib.suppress(ImportError):
     import resource  # not on Windows
@@ -83,6 +84,25 @@ def test_without_its_lock_it_stops_before_anything_is_doubled(
         other.start_capture()
     finish(other)
     assert reasons(first.vault) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows refuses to remove a file that is open")
+def test_closing_a_file_without_the_lock_is_logged_and_writes_nothing(tmp_path: Path) -> None:
+    """Or else the other instrument's file would not be closed."""
+    vault = Vault(tmp_path)
+    vault.lock()
+    row = {"instId": BTC, "ctVal": "0.01", "ctMult": "1", "ctType": "linear"}
+    files = TradeFiles(vault, BTC)
+    writer = TradeWriter(
+        files, Instrument.from_row(BTC, row), lambda *_: True, on_unfit=lambda _: None, on_day=lambda _: None
+    )
+    trade = {"instId": BTC, "tradeId": "7", "px": "1", "sz": "1", "side": "buy", "ts": "1791369350776"}
+    writer.store([parse_trade(trade)])
+    (tmp_path / "exporter.lock").unlink()
+    with structlog.testing.capture_logs() as lines:
+        writer.close()
+    assert "was removed or replaced" in lines[0]["error"]
+    assert not day_files(tmp_path, BTC)
 
 
 # ---------------------------------------------------------------------------------------- a Vault that can't be used

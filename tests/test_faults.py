@@ -34,6 +34,7 @@ from harness import (
 from trades_exporter import TradeFiles, Vault
 
 SOON = {"ASK_AGAIN_S": [0.05, 0.2], "ABSENT_S": 1.0}  # what is absent is known to be after a second
+IMPATIENT = {"UNREPAIRED_S": 1.0, "ASK_AGAIN_S": [0.25, 0.5], "BACKOFF_S": 0.3}  # REST is given up after a second
 
 
 def history_requests(one: Exporter) -> int:
@@ -350,7 +351,7 @@ def test_when_rest_is_refused_for_too_long_capture_goes_on_with_the_gap_on_recor
     okx: FakeOKX, exporter: MakeExporter
 ) -> None:
     """Until the same endpoint answers again, new gaps go on record at once; then they are repaired again."""
-    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 1.0, "ASK_AGAIN_S": [0.25, 0.5]}))
+    one = start_with_a_trade(exporter(okx, settings=IMPATIENT))
     okx.faults.rest, okx.faults.rest_only = {"reset": 1.0}, "history-trades"  # the other endpoints work
     lost = okx.trade(count=3, lost=True)
     okx.trade(n=2)
@@ -370,7 +371,7 @@ def test_when_rest_is_refused_for_too_long_capture_goes_on_with_the_gap_on_recor
 
 
 def test_a_rest_that_answers_and_knows_nothing_new_is_no_help_either(okx: FakeOKX, exporter: MakeExporter) -> None:
-    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 1.0, "ASK_AGAIN_S": [0.25, 0.5]}))
+    one = start_with_a_trade(exporter(okx, settings=IMPATIENT))
     okx.faults.rest_lag_s = 3600.0
     for _ in range(2):
         okx.trade(count=1, lost=True)
@@ -385,7 +386,7 @@ def test_a_rest_that_answers_and_knows_nothing_new_is_no_help_either(okx: FakeOK
 
 def test_what_is_missed_when_rest_is_back_is_not_given_up_unasked(okx: FakeOKX, exporter: MakeExporter) -> None:
     """The internet was gone for hours and is back: nobody has asked REST yet for what came to light only now."""
-    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 1.0, "WATCH_S": 1.0}))
+    one = start_with_a_trade(exporter(okx, settings={**IMPATIENT, "WATCH_S": 1.0}))
     okx.faults.rest = {"503": 1.0}
     okx.trade(count=1, lost=True)
     okx.trade()
@@ -400,7 +401,7 @@ def test_what_is_missed_when_rest_is_back_is_not_given_up_unasked(okx: FakeOKX, 
 
 def test_where_rest_is_given_up_over_midnight_only_today_is_lost(okx: FakeOKX, exporter: MakeExporter) -> None:
     """What is of yesterday becomes pending, and is fetched when REST is back."""
-    one = start_with_a_trade(exporter(okx, settings={"UNREPAIRED_S": 1.0, "ASK_AGAIN_S": [0.25, 0.5]}))
+    one = start_with_a_trade(exporter(okx, settings=IMPATIENT))
     assert one.stop() == 0
     okx.prefill(BTC, 200, "2026-11-21T13:00:00Z", "2026-11-21T14:00:00Z")
     okx.set_clock("2026-11-22T00:30:00Z")

@@ -1,16 +1,14 @@
 """The log: what a person reads there, what an outage writes, and how long it gets."""
 
-import logging
-import os
 import re
-from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 import trades_exporter
 from fake_okx import BTC, ETH, FakeOKX
 from harness import MakeExporter, MakeOKX, finish, log_lines, start_with_a_trade
-from trades_exporter import BoundedLog
+from trades_exporter import Outage
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z \[(info|warning|error|critical) *\] (.*)")
 
@@ -74,7 +72,7 @@ def test_an_outage_at_start_says_what_can_not_be_reached_and_why(okx: FakeOKX, e
     first, *others = [message_of(line) for line in log_lines(one, "Next try in")]
     what = r"Can't reach OKX \(no\.such\.host\.invalid: host not found\)\. Check the internet connection\."
     assert re.fullmatch(what + r" Next try in (0\.\d|1\.0) s", first)
-    assert all(re.fullmatch(what + r"( For 0:00:\d\d by now\.)? Next try in \d+\.\d s", line) for line in others)
+    assert all(re.fullmatch(what + r"( Down for 0:00:\d\d\.)? Next try in \d+\.\d s", line) for line in others)
     delays = [float(line.split()[-2]) for line in (first, *others)]
     assert delays[-1] > 1.0
     assert one.stop() == 0
@@ -82,7 +80,7 @@ def test_an_outage_at_start_says_what_can_not_be_reached_and_why(okx: FakeOKX, e
 
 def test_an_outage_is_one_condition(okx: FakeOKX, exporter: MakeExporter) -> None:
     """A line when it begins, and one when it ends that says since when and how long, however many attempts failed."""
-    one = start_with_a_trade(exporter(okx, settings={"BACKOFF_S": 0.4}))
+    one = start_with_a_trade(exporter(okx, settings={"BACKOFF_S": 0.5}))
     before = len(one.log.splitlines())
     okx.faults.ws_script.extend(["503"] * 4)
     okx.close()
@@ -92,6 +90,23 @@ def test_an_outage_is_one_condition(okx: FakeOKX, exporter: MakeExporter) -> Non
     assert re.fullmatch(r"OKX can be reached again what=WebSocket since=20\S+Z took=[1-9]\d*\.\ds", ended)
     assert len(one.log.splitlines()) == before + 4, one.log
     finish(one)
+
+
+def test_what_nobody_asks_for_any_more_is_no_part_of_the_next_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candles could not be had, and their audit was put off; hours later the connection breaks."""
+    now = [1000.0]
+    monkeypatch.setattr(trades_exporter, "monotonic", lambda: now[0])
+    outage = Outage()
+    with capture_logs() as logs:
+        outage.failed("REST history-candles", "REST request failed", 1.0)
+        now[0] += 10_000
+        outage.failed("WebSocket", "Disconnected from OKX", 1.0)
+        outage.works("WebSocket")
+    assert [line["event"] for line in logs[1:]] == [
+        "Disconnected from OKX. Next try in 1.0 s",
+        "OKX can be reached again",
+    ]
+    assert logs[-1]["what"] == "WebSocket"
 
 
 def test_a_flapping_connection_writes_a_few_lines_per_attempt_and_tries_ever_more_rarely(
@@ -122,33 +137,3 @@ def test_the_log_is_bounded(okx: FakeOKX, exporter: MakeExporter) -> None:
     assert len(logs) == 6
     assert sum(path.stat().st_size for path in logs) <= 6 * 3000
     assert all(LINE.fullmatch(line) for path in logs for line in path.read_text("utf-8").splitlines())
-
-
-def test_a_log_that_somebody_holds_loses_nothing_and_is_bounded_again_afterwards(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Windows does not rename a file that a viewer has open."""
-    path = tmp_path / "x.log"
-    monkeypatch.setattr(trades_exporter, "LOG_BYTES", 1000)
-    handler = BoundedLog(path, maxBytes=1000, backupCount=5)
-    rename = os.rename
-
-    def refuse(source: str | Path, dest: str | Path) -> None:
-        if "x.log.1" in (Path(source).name, Path(dest).name):
-            raise PermissionError
-        rename(source, dest)
-
-    def emit(numbers: range) -> list[int]:
-        for number in numbers:
-            handler.emit(logging.LogRecord("x", logging.INFO, "", 0, f"{number:0>90}", (), None))
-        files = sorted(tmp_path.glob("x.log.?"), reverse=True)
-        return [int(line) for file in [*files, path] for line in file.read_text().splitlines()]
-
-    with monkeypatch.context() as held:
-        for name in ("rename", "replace"):
-            held.setattr(os, name, refuse)
-        assert emit(range(30)) == list(range(30))
-    kept = emit(range(30, 200))
-    handler.close()
-    assert kept == list(range(kept[0], 200))
-    assert max(file.stat().st_size for file in tmp_path.iterdir()) <= 1000

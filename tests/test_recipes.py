@@ -18,7 +18,7 @@ import pytest
 
 from exact import CONTRACT, SCRIPTS, connect, derive, line_of, put_on_record, run, store, verdict
 from fake_okx import BTC, ETH, Market, Trade, utc_ms
-from harness import day_files, day_path, read_vault, to_utc, wait_for
+from harness import SCRIPT, day_files, day_path, read_vault, to_utc, wait_for
 
 DAYS = ("2026-11-19", "2026-11-20", "2026-11-21", "2026-11-22")
 
@@ -141,8 +141,18 @@ def make_days(folder: Path, audited: tuple[str, ...]) -> None:
     """Store four days of both instruments, some of them audited."""
     for inst_id in (BTC, ETH):
         for number, day in enumerate(DAYS):
-            store(folder / "Vault", inst_id, trades_of(day, 50, 1 + 1000 * number, inst_id))
+            store(folder / "Vault", inst_id, trades_of(day, 50, 1 + 50 * number, inst_id))
+        contract = {"instId": inst_id, "ctVal": str(CONTRACT[inst_id]), "ctMult": "1", "ctType": "linear"}
+        put_on_record(folder / "Vault", "instruments", inst_id, [contract])
+        saved = folder / f"Vault/meta/okx/instruments/{inst_id}.jsonl"
+        saved.rename(saved.with_suffix(".json"))
         put_on_record(folder / "Vault", "audit", inst_id, [verdict(day) for day in audited])
+
+
+def verify(folder: Path) -> str:
+    """Return what the exporter's --verify says; it must be content."""
+    command = [sys.executable, str(SCRIPT), "--verify", "--vault", str(folder / "Vault")]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def names(folder: Path) -> list[str]:
@@ -154,13 +164,14 @@ def test_only_audited_days_are_compressed_and_never_the_two_newest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_days(tmp_path, (DAYS[1], DAYS[2], DAYS[3]))
-    before = read_vault(tmp_path / "Vault")
+    before, verified = read_vault(tmp_path / "Vault"), verify(tmp_path)
     for _ in range(2):  # the second time there is nothing to do
         done = run("Vault/compress.py", tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
         assert names(tmp_path) == [f"{DAYS[0]}.jsonl", f"{DAYS[1]}.jsonl.gz", f"{DAYS[2]}.jsonl", f"{DAYS[3]}.jsonl"]
     assert read_vault(tmp_path / "Vault") == before
     derive(tmp_path)
+    assert verify(tmp_path) == verified
     monkeypatch.chdir(tmp_path)
     with connect() as db:
         assert db.execute(f"SELECT count(*) FROM trades('{BTC}', '*')").fetchall() == [(200,)]

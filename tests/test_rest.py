@@ -8,7 +8,6 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
@@ -26,9 +25,8 @@ from trades_exporter import (
     RequestError,
     Rest,
     VaultError,
-    connect_failure,
     open_session,
-    request_failure,
+    reason_to_retry,
 )
 
 HANGING_DNS = f"""
@@ -55,62 +53,46 @@ def untrusted() -> ssl.SSLCertVerificationError:
 
 
 @pytest.mark.parametrize("exc", [BuildFailError("Unexpected instId"), VaultError("in use")], ids=repr)
-@pytest.mark.parametrize("decide", [request_failure, connect_failure])
-def test_our_own_errors_are_fatal(decide: Callable[[Exception], object], exc: Exception) -> None:
+def test_our_own_errors_are_fatal(exc: Exception) -> None:
     with pytest.raises(type(exc)) as caught:
-        decide(exc)
+        reason_to_retry(exc)
     assert caught.value is exc
-
-
-@pytest.mark.parametrize(
-    ("exc", "reason", "unreached"),
-    [
-        (RequestError("HTTP 429, code 50011: Too Many Requests"), "HTTP 429, code 50011: Too Many Requests", False),
-        (socket.gaierror(-2, "Name or service not known"), "host not found", True),
-        (aiohttp.ClientConnectorDNSError(HOST, socket.gaierror(-2, "unknown")), "host not found", True),
-        (aiohttp.ClientConnectorError(HOST, ConnectionRefusedError(111, "refused")), "connection refused", True),
-        (aiohttp.ClientConnectorError(HOST, untrusted()), "not trusted: self-signed certificate", True),
-        (aiohttp.ClientConnectorError(HOST, OSError(113, "No route to host")), "No route to host", True),
-        (aiohttp.ClientProxyConnectionError(HOST, ConnectionRefusedError(111, "refused")), "connection refused", True),
-        (aiohttp.ServerDisconnectedError(), "Server disconnected", True),
-        (aiohttp.ConnectionTimeoutError(), "no answer in time", True),
-        (TimeoutError(), "no answer in time", True),
-        (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer", True),
-        (ssl.SSLError(1, "wrong version number"), "wrong version number", True),
-        (aiohttp.ClientPayloadError("Response payload is not completed"), "not completed", False),
-        (aiohttp.InvalidURL("http://["), "InvalidURL", False),
-        (ValueError("Port out of range 0-65535"), "ValueError: Port out of range", False),
-        (LookupError("unknown encoding: x"), "LookupError: unknown encoding", False),
-        (UnicodeError("label too long"), "UnicodeError: label too long", False),
-        (RuntimeError(), "RuntimeError", False),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
-)
-def test_whatever_else_a_request_raises_is_passing(exc: Exception, reason: str, unreached: bool) -> None:
-    why, host_not_reached = request_failure(exc)
-    assert reason in why
-    assert host_not_reached is unreached
 
 
 @pytest.mark.parametrize(
     ("exc", "reason"),
     [
+        (RequestError("HTTP 429, code 50011: Too Many Requests"), "HTTP 429, code 50011: Too Many Requests"),
+        (socket.gaierror(-2, "Name or service not known"), "host not found"),
+        (aiohttp.ClientConnectorDNSError(HOST, socket.gaierror(-2, "unknown")), "host not found"),
+        (aiohttp.ClientConnectorError(HOST, ConnectionRefusedError(111, "refused")), "connection refused"),
+        (aiohttp.ClientConnectorError(HOST, untrusted()), "not trusted: self-signed certificate"),
+        (aiohttp.ClientConnectorError(HOST, OSError(113, "No route to host")), "No route to host"),
+        (aiohttp.ClientProxyConnectionError(HOST, ConnectionRefusedError(111, "refused")), "connection refused"),
+        (aiohttp.ServerDisconnectedError(), "Server disconnected"),
+        (aiohttp.ConnectionTimeoutError(), "no answer in time"),
+        (TimeoutError(), "no answer in time"),
+        (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer"),
+        (ssl.SSLError(1, "wrong version number"), "wrong version number"),
+        (aiohttp.ClientPayloadError("Response payload is not completed"), "not completed"),
+        (aiohttp.InvalidURL("http://["), "InvalidURL"),
+        (ValueError("Port out of range 0-65535"), "ValueError: Port out of range"),
+        (LookupError("unknown encoding: x"), "LookupError: unknown encoding"),
+        (UnicodeError("label too long"), "UnicodeError: label too long"),
+        (RuntimeError(), "RuntimeError"),
         (websockets.ConnectionClosedError(websockets.frames.Close(4004, "No data received in 30s"), None), "4004"),
         (websockets.ConnectionClosedOK(websockets.frames.Close(1000, ""), None), "1000"),
-        (socket.gaierror(-2, "Name or service not known"), "host not found"),
         (ConnectionRefusedError(111, "Connection refused"), "connection refused"),
-        (TimeoutError(), "no answer in time"),
         (untrusted(), "its certificate is not trusted: self-signed certificate"),
         (websockets.InvalidHandshake("HTTP 503"), "InvalidHandshake: HTTP 503"),
         (ValueError("invalid redirect"), "ValueError: invalid redirect"),
         (ImportError("connecting through a SOCKS proxy requires python-socks"), "ImportError: connecting through"),
         (AttributeError("recv_messages"), "AttributeError: recv_messages"),
-        (RuntimeError(), "RuntimeError"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-def test_whatever_else_connecting_raises_is_passing(exc: Exception, reason: str) -> None:
-    assert reason in connect_failure(exc)
+def test_whatever_else_connecting_and_asking_raises_is_passing(exc: Exception, reason: str) -> None:
+    assert reason in reason_to_retry(exc)
 
 
 # ----------------------------------------------------------------------------------------------- limits and addresses

@@ -7,11 +7,24 @@ from datetime import date, timedelta
 import pytest
 
 from fake_okx import ARCHIVE_FAULTS, BTC, ETH, REST_LIMITS, FakeOKX
-from harness import Exporter, assert_whole, day_files, day_path, read_gaps, read_vault, to_utc
+from harness import (
+    Exporter,
+    MakeExporter,
+    MakeOKX,
+    assert_judges_content,
+    assert_vault_equals_ledger,
+    assert_whole,
+    day_files,
+    day_path,
+    read_gaps,
+    read_vault,
+    to_utc,
+    write_gap,
+)
 
-MakeExporter = Callable[..., Exporter]
-MakeOKX = Callable[..., FakeOKX]
 NOW = "2026-11-21T12:00:00Z"
+BELIEVED = {"old header", "GBK header", "moved columns", "BOM", "LF", "upper case", "path outside", "no MD5"}
+BELIEVED |= {"holes", "noise", "bad rows"}  # but for these rows
 SETTINGS: dict[str, object] = {  # patience in tenths of a second where people have seconds
     "INSTRUMENTS": [BTC],
     "ASK_AGAIN_S": [0.05, 0.3],
@@ -75,7 +88,7 @@ def test_four_days_back_with_an_empty_vault(exporter: MakeExporter, old_okx: Mak
     assert recorder.stop() == 0
     assert days_stored(recorder) == [17, 18, 19, 20, 21]
     assert len(okx.requests_to("history-trades")) < 2 * (40 + 50)
-    assert sorted(set(archives_asked_for(okx))) == [f"2026-11-{day}" for day in (17, 18, 19, 20)]
+    assert sorted(set(archives_asked_for(okx))) == [f"2026-11-{day}" for day in (17, 18, 19, 20, 21)]
     first = {record["trade_id"] for record in read_vault(recorder.vault)[:1]}
     before = (recorder.vault / "meta/okx/gaps" / f"{BTC}.jsonl").read_text()
     asked = len(archives_asked_for(okx))
@@ -85,32 +98,27 @@ def test_four_days_back_with_an_empty_vault(exporter: MakeExporter, old_okx: Mak
     assert len(archives_asked_for(okx)) == asked
     assert first == {read_gaps(recorder.vault)[0]["before_id"]}
     assert first == {str(next(t.trade_id for t in okx.ledger[BTC] if to_utc(t.ts) > "2026-11-17"))}
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
+    assert_judges_content(recorder)
 
 
 def test_every_fault_of_an_archive_costs_requests_and_no_trade(exporter: MakeExporter, old_okx: MakeOKX) -> None:
     """A day for each fault: what is not believed comes from REST, and it is said once."""
     days = len(ARCHIVE_FAULTS) + 3
-    okx = old_okx(days, 250)
+    okx = old_okx(days, 1300)
     first = date(2026, 11, 21) - timedelta(days=days - 2)
     faults = {str(first + timedelta(days=index)): kind for index, kind in enumerate(ARCHIVE_FAULTS)}
     okx.faults.archive = dict(faults)
-    settings = SETTINGS | {"ROUND_PAGES": 1, "ARCHIVE_RETRY_S": 600.0, "ARCHIVE_LATE_DAYS": 7}
+    settings = SETTINGS | {"ROUND_PAGES": 1, "ARCHIVE_RETRY_S": 600.0}
     recorder = exporter(okx, settings=settings, args=["--since", str(first)])
-    recorder.start_capture()
-    okx.trade()
-    recorder.wait_until_whole()
-    okx.settle()
-    recorder.wait_until_stored()
+    recorder.start().wait_for_log("History complete")
     assert recorder.stop() == 0
-    assert_whole(recorder, okx)
-    asked = archives_asked_for(okx)
-    assert set(faults) <= set(asked)
-    print(recorder.log)
+    last = int(read_vault(recorder.vault)[-1]["trade_id"])
+    assert assert_vault_equals_ledger(recorder.vault, okx, upto_id=last).missing == 0
+    assert set(faults) <= set(archives_asked_for(okx))
     for day, kind in faults.items():
         said = [line for line in recorder.log.splitlines() if f"day={day}" in line]
-        print(kind, said)
-        assert len(said) <= 1, (kind, said)
+        assert len(said) == (kind not in BELIEVED), (kind, said)
 
 
 @pytest.mark.parametrize("beyond", ["empty", "newer"])
@@ -120,19 +128,15 @@ def test_what_neither_archive_nor_rest_has_is_absent_or_unrepaired(
     """REST reaches one day back: ids that an archive leaves out are absent, those of bad rows unrepaired."""
     okx = old_okx(6, 1000, instruments=[BTC])
     okx.faults.rest_reach_days, okx.faults.rest_beyond = 1.0, beyond
-    ids = [okx.ledger[BTC][index].trade_id for index in (1500, 1501, 1700, 2500, 2501, 2502, 2503, 5600)]
+    ids = [okx.ledger[BTC][index].trade_id for index in (1600, 1601, 1700, 2500, 2501, 2502, 2503, 5600)]
     okx.spoil_archive([ids[0], ids[3], ids[5]])
     okx.spoil_archive([ids[1], ids[6]], {"size": "0.16186999999999999"})
     okx.spoil_archive([ids[2], ids[4], ids[7]], {"price": "-1.0"})
     recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-17"])
-    recorder.start_capture()
-    finish_with = recorder.wait_until_whole
-    okx.trade()
-    finish_with()
-    okx.settle()
-    recorder.wait_until_stored()
+    recorder.start().wait_for_log("History complete")
     assert recorder.stop() == 0
-    assert_whole(recorder, okx, reasons=("start", "absent", "unrepaired"))
+    assert assert_vault_equals_ledger(recorder.vault, okx).missing == 7
+    assert recorder.run("--verify").returncode == 0
     named = {
         trade_id: gap["reason"]
         for trade_id in ids
@@ -147,15 +151,12 @@ def test_many_holes_beyond_rests_reach_cost_no_minute_each(exporter: MakeExporte
     """All holes that are known at a time are decided at once."""
     okx = old_okx(6, 5000, instruments=[BTC])
     okx.faults.rest_reach_days = 1.0
-    okx.spoil_archive([okx.ledger[BTC][index].trade_id for index in range(6000, 20000, 100)])
+    okx.spoil_archive([okx.ledger[BTC][index].trade_id for index in range(8050, 20000, 100)])
     recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-17"])
-    recorder.start_capture()
-    okx.trade()
-    recorder.wait_until_whole(50)
-    okx.settle()
-    recorder.wait_until_stored()
+    recorder.start().wait_for_log("History complete")
     assert recorder.stop() == 0
-    assert_whole(recorder, okx, reasons=("start", "absent"))
+    assert assert_vault_equals_ledger(recorder.vault, okx).missing == 120
+    assert {gap["reason"] for gap in read_gaps(recorder.vault)} == {"start", "absent"}
 
 
 @pytest.mark.parametrize("beyond", ["empty", "newer"])
@@ -165,15 +166,11 @@ def test_what_okx_no_longer_has_is_horizon(exporter: MakeExporter, old_okx: Make
     okx.faults.rest_reach_days, okx.faults.rest_beyond = 2.0, beyond
     okx.faults.archive = {f"2026-11-{day:02}": "missing" for day in (7, 8, 10)}
     recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-07"])
-    recorder.start_capture()
-    okx.trade()
-    recorder.wait_until_whole()
-    okx.settle()
-    recorder.wait_until_stored()
+    recorder.start().wait_for_log("History complete")
     assert recorder.stop() == 0
-    assert_whole(recorder, okx, reasons=("horizon",))
-    horizons = [(gap["after_utc"][:13], gap["before_utc"][:13]) for gap in read_gaps(recorder.vault)]
-    assert horizons == [("2026-11-07T00", "2026-11-08T16"), ("2026-11-09T15", "2026-11-10T16")]
+    assert_whole(recorder.vault, okx, reasons=("horizon",))
+    horizons = [(gap["after_utc"][:10], gap["before_utc"][:13]) for gap in read_gaps(recorder.vault)]
+    assert horizons == [("2026-11-07", "2026-11-08T16"), ("2026-11-09", "2026-11-10T16")]
     recorder.start_capture()
     okx.trade()
     recorder.wait_until_whole()
@@ -181,19 +178,20 @@ def test_what_okx_no_longer_has_is_horizon(exporter: MakeExporter, old_okx: Make
     assert len(read_gaps(recorder.vault)) == 2
 
 
-def test_a_young_archive_is_waited_for(exporter: MakeExporter, old_okx: MakeOKX) -> None:
+@pytest.mark.parametrize("missing", ["2026-11-17", "2026-11-18"])
+def test_a_young_archive_is_waited_for(exporter: MakeExporter, old_okx: MakeOKX, missing: str) -> None:
     """It is not there yet, and REST does not reach so far: history says that it waits, and goes on when it comes."""
-    okx = old_okx(6, 500, instruments=[BTC])
+    okx = old_okx(6, 1000, instruments=[BTC])
     okx.faults.rest_reach_days = 1.0
-    okx.faults.archive = {"2026-11-18": "missing", "2026-11-19": "refused"}
-    recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-17"])
+    okx.faults.archive = {missing: "missing", "2026-11-19": "refused"}
+    recorder = exporter(okx, settings=SETTINGS | {"LOOKAHEAD_TRADES": 600}, args=["--since", "2026-11-17"])
     recorder.start_capture()
     okx.trade()
-    recorder.wait_for_log("History waits: REST does not reach these trades")
+    recorder.wait_for_log("History waits for an archive")
     assert [gap["reason"] for gap in read_gaps(recorder.vault)][-1] == "pending"
     okx.faults.archive = {}
     finish(okx, recorder)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 def test_kills_with_torn_ends_in_the_midst_of_archives(exporter: MakeExporter, old_okx: MakeOKX) -> None:
@@ -201,7 +199,7 @@ def test_kills_with_torn_ends_in_the_midst_of_archives(exporter: MakeExporter, o
     chance = random.Random(5)
     okx = old_okx(6, 4000)
     okx.faults.rest_reach_days = 2.0
-    okx.faults.archive_often = {"503": 0.1, "cut midway": 0.1, "truncated": 0.1, "holes": 0.1}
+    okx.faults.archive_often = {"503": 0.1, "cut midway": 0.1, "truncated": 0.1}
     okx.faults.archive_bytes_per_s = 150_000.0
     settings = SETTINGS | {"INSTRUMENTS": [BTC, ETH]}
     recorder = exporter(okx, settings=settings, args=["--since", "2026-11-17"])
@@ -212,7 +210,7 @@ def test_kills_with_torn_ends_in_the_midst_of_archives(exporter: MakeExporter, o
         recorder.wait_until(
             lambda: (
                 sum(path.stat().st_size for path in (recorder.vault / "raw").rglob("*.jsonl")) > size + 300_000  # noqa: B023
-                or not recorder.pending()
+                or recorder.log_since_start.count("History complete") == 2
             ),
             what="more is stored",
         )
@@ -221,14 +219,15 @@ def test_kills_with_torn_ends_in_the_midst_of_archives(exporter: MakeExporter, o
         for inst_id in okx.markets:
             gaps = recorder.vault / "meta" / "okx" / "gaps" / f"{inst_id}.jsonl"
             for path in [*day_files(recorder.vault, inst_id), gaps]:
-                line = path.read_bytes().splitlines()[-1]
-                if chance.random() < 0.6:
+                if chance.random() < 0.6 and path.exists() and (lines := path.read_bytes().splitlines()):
+                    line = lines[-1]
                     with path.open("ab") as file:
                         file.write(line[: chance.randrange(len(line))])
     okx.faults.archive_often = {}
     recorder.start_capture()
     finish(okx, recorder)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
+    assert_judges_content(recorder)
     files = {path.name for path in recorder.vault.rglob("*") if path.is_file()}
     days = {f"2026-11-{day}.jsonl" for day in range(17, 22)}
     assert files - days == {"exporter.lock", *(f"{i}.{end}" for i in (BTC, ETH) for end in ("json", "jsonl"))}
@@ -298,7 +297,7 @@ def test_an_earlier_date_while_the_first_is_pending(
     finish(okx, recorder)
     assert days_stored(recorder) == [16, 17, 18, 19, 20, 21]
     assert [gap["reason"] for gap in read_gaps(recorder.vault)] == ["start"] * (1 if empty else 2)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 def test_since_today(exporter: MakeExporter, old_okx: MakeOKX) -> None:
@@ -311,7 +310,7 @@ def test_since_today(exporter: MakeExporter, old_okx: MakeOKX) -> None:
     assert days_stored(recorder) == [21]
     first = next(trade.trade_id for trade in okx.ledger[BTC] if to_utc(trade.ts) > "2026-11-21")
     assert read_vault(recorder.vault)[0]["trade_id"] == str(first)
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)
 
 
 def test_since_a_day_before_the_exchange_has_anything(exporter: MakeExporter, old_okx: MakeOKX) -> None:
@@ -321,7 +320,7 @@ def test_since_a_day_before_the_exchange_has_anything(exporter: MakeExporter, ol
     recorder.start_capture()
     finish(okx, recorder)
     assert days_stored(recorder) == [19, 20, 21]
-    assert_whole(recorder, okx, reasons=("start", "horizon"))
+    assert_whole(recorder.vault, okx, reasons=("start", "horizon"))
     [gap] = read_gaps(recorder.vault)
     assert gap["before_id"] == str(okx.ledger[BTC][0].trade_id)
 
@@ -339,7 +338,7 @@ def test_since_now_leaves_a_pause_alone_and_pending_ranges_on_record(exporter: M
     recorder.args, recorder.settings = ["--since", "now"], SETTINGS
     recorder.start_capture()
     finish(okx, recorder)
-    assert_whole(recorder, okx, reasons=("start", "horizon"))
+    assert_whole(recorder.vault, okx, reasons=("start", "horizon"))
     [gap] = [gap for gap in read_gaps(recorder.vault) if gap["reason"] == "horizon"]
     assert int(gap["before_id"]) - int(gap["after_id"]) > 450
     assert days_stored(recorder) == [21, 22, 23, 24]
@@ -359,13 +358,11 @@ def test_killed_before_the_first_line_while_the_lower_edge_is_not_known(
         path.unlink()
     gaps = recorder.vault / "meta/okx/gaps" / f"{BTC}.jsonl"
     first = next(trade for trade in okx.ledger[BTC] if to_utc(trade.ts) > "2026-11-21")
-    gaps.write_text("")
-    from harness import write_gap  # noqa: PLC0415
-
+    gaps.unlink()
     write_gap(recorder.vault, "pending", ("", first.trade_id), ("2026-11-19T00:00:00.000Z", to_utc(first.ts)))
     okx.mute(BTC, 2.0)
     recorder.start_capture()
     recorder.wait_until(lambda: not recorder.pending())
     finish(okx, recorder)
     assert days_stored(recorder) == [19, 20, 21]
-    assert_whole(recorder, okx)
+    assert_whole(recorder.vault, okx)

@@ -22,6 +22,7 @@ from harness import (
     reasons,
     start_with_a_trade,
     stored_ids,
+    wait_for,
 )
 from trades_exporter import BuildFailError, LogThrottle, end_with_error, parse_trade
 
@@ -90,9 +91,10 @@ def test_it_needs_no_console(okx: FakeOKX, exporter: MakeExporter) -> None:
     assert one.stop() == 0
 
 
-@not_on_windows
 def test_under_nohup_it_outlives_its_terminal(okx: FakeOKX, exporter: MakeExporter) -> None:
     """Whoever starts it so wants exactly that."""
+    if sys.platform == "win32":
+        pytest.skip("there is no nohup")
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         one = exporter(okx).start_capture()
@@ -117,6 +119,18 @@ def test_it_stops_in_the_midst_of_a_backfill(okx: FakeOKX, exporter: MakeExporte
     assert first < reached < okx.ledger[BTC][-2].trade_id
     assert assert_vault_equals_ledger(one.vault, okx, upto_id=reached).missing == 0
     assert reasons(one.vault) == []
+
+
+@not_on_windows
+def test_why_it_ends_is_said_before_a_disk_that_hangs(okx: FakeOKX, exporter: MakeExporter, tmp_path: Path) -> None:
+    """And a signal that ends it then does not make a clean stop of it."""
+    hung = tmp_path / "hung"
+    one = start_with_a_trade(exporter(okx, settings={"HUNG_DISK": str(hung), "FSYNC_S": 3600.0}))
+    hung.touch()
+    okx.trade(fields={"px": "none"})
+    wait_for((tmp_path / "hung.hangs").exists, what="an fsync that hangs")
+    assert "BUILD_FAIL: Invalid trade field: px='none'" in one.log
+    assert one.stop() == 3
 
 
 @pytest.mark.parametrize(

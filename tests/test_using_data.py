@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 from pathlib import Path
@@ -38,8 +38,8 @@ from exact import (
     run,
     store,
 )
-from fake_okx import BTC, ETH, Market, Push, Trade, utc_ms
-from harness import KEYS, day_path, to_utc
+from fake_okx import BTC, ETH, FakeOKX, Market, Push, Trade, utc_ms
+from harness import KEYS, Exporter, day_path, to_utc
 
 FIRST, HOLE, HOLE_END, END = (
     utc_ms(f"2026-11-{moment}Z") for moment in ("21T20:00:10", "22T09:10:30", "22T09:31:00", "23T00:10:30")
@@ -187,7 +187,7 @@ def test_vwap_is_exact_and_a_window_that_begins_before_the_data_is_a_gap(capture
     assert {prices[:2] for prices in exact.values()} >= {(None, None)}
 
 
-def test_a_day_that_is_not_there_is_a_gap(captured: Captured, copied: Path) -> None:
+def test_a_day_that_is_not_there_is_a_gap(captured: Captured, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = captured.stored[BTC]
     shutil.rmtree(copied / "Vault/derived")
     day_path(copied / "Vault", DAYS[1]).unlink()
@@ -197,6 +197,11 @@ def test_a_day_that_is_not_there_is_a_gap(captured: Captured, copied: Path) -> N
     exact = {minute: row for minute, row in exact_vwap(rest).items() if minute[:10] != DAYS[1]}
     assert exact["2026-11-23T00:05:00Z"][2:] == (True, True)
     assert_vwap(read_vwap(copied, BTC), exact)
+    query = f"SELECT minute_utc, * EXCLUDE (instId, minute_utc) FROM vwap_1m WHERE instId = '{BTC}' ORDER BY ALL"
+    in_view = {minute: row for (minute,), row in rows_of(copied, query, 1, monkeypatch).items()}
+    assert_vwap(in_view, exact_vwap(rest))
+    query = f"SELECT minute_utc, trades FROM minutes WHERE instId = '{BTC}'"
+    assert rows_of(copied, query, 1, monkeypatch)["2026-11-23T00:00:00Z",] == (None,)
 
 
 def test_sums_of_a_hundred_trillion_are_exact(tmp_path: Path) -> None:
@@ -418,6 +423,26 @@ def value_area(profile: dict[Decimal, Decimal]) -> tuple[Decimal, ...]:
     return control, prices[low], prices[high], inside, total
 
 
+def test_of_equal_buckets_the_lower_is_the_point_of_control_and_the_upper_joins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {("100", "2026-11-20"): 2, ("110", "2026-11-20"): 5, ("120", "2026-11-20"): 2}
+    sizes |= {("100", "2026-11-21"): 5, ("110", "2026-11-21"): 2, ("120", "2026-11-21"): 5}
+    trades = [
+        Trade(number, px, str(size), "buy", utc_ms(f"{day}T12:00:00Z"))
+        for number, ((px, day), size) in enumerate(sizes.items())
+    ]
+    store(tmp_path / "Vault", BTC, trades)
+    derive(tmp_path)
+    query = (
+        "SELECT day_utc, point_of_control::INT, lowest_bucket::INT, highest_bucket::INT FROM value_area('*', '*', 10)"
+    )
+    assert rows_of(tmp_path, query, 1, monkeypatch) == {
+        ("2026-11-20T00:00:00Z",): (110, 110, 120),
+        ("2026-11-21T00:00:00Z",): (100, 100, 120),
+    }
+
+
 def test_orders_aggression_and_turnover_are_exact(captured: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = rows_of(captured.folder, "FROM order_sizes('*', '*')", 4, monkeypatch)
     aggression = rows_of(captured.folder, "FROM aggression_1m('*', '*')", 3, monkeypatch)
@@ -508,6 +533,21 @@ def test_pandas_and_polars_read_what_okx_said(captured: Captured) -> None:
     frame, table = (eval(call, known) for call in re.findall(r"`(p[dl]\.\w+\(.*?\))`", README))
     records = [orjson.loads(line) for line in path.read_bytes().splitlines()]
     assert frame.to_dict("records") == table.to_dicts() == records
+
+
+def test_the_files_of_an_exporter_are_those_that_readme_lists(okx: FakeOKX, exporter: Callable[..., Exporter]) -> None:
+    recorder = exporter(okx).start_capture()
+    for inst_id in (BTC, ETH):
+        okx.trade(inst_id, 5)
+    recorder.wait_until_stored()
+    assert recorder.stop() == 0
+    stored = {path.relative_to(recorder.folder).as_posix() for path in recorder.vault.rglob("*") if path.is_file()}
+    general = {re.sub(r"\d{4}-\d\d-\d\d", "{DATE}", re.sub(f"{BTC}|{ETH}", "{INSTID}", path)) for path in stored}
+    assert general <= set(re.findall(r"`(Vault/.*?)` \|", README))
+    shutil.copytree(recorder.vault, recorder.folder / "read" / "Vault")
+    derive(recorder.folder / "read")
+    (row,) = read_cvd(recorder.folder / "read", BTC).values()
+    assert row[-1]  # it began in the midst of a day
 
 
 def test_the_tables_name_every_key_and_every_column(captured: Captured) -> None:

@@ -1,0 +1,165 @@
+"""Defects that a review found, against the fake OKX's ledger: one test each."""
+
+import shutil
+from collections.abc import Callable
+
+import orjson
+import pytest
+
+from fake_okx import BTC, REST_LIMITS, FakeOKX
+from harness import (
+    Exporter,
+    assert_vault_equals_ledger,
+    assert_whole,
+    day_files,
+    day_path,
+    read_gaps,
+    to_utc,
+    write_days,
+    write_gap,
+)
+
+MakeExporter = Callable[..., Exporter]
+MakeOKX = Callable[..., FakeOKX]
+SETTINGS: dict[str, object] = {
+    "INSTRUMENTS": [BTC],
+    "ASK_AGAIN_S": [0.05, 0.3],
+    "ABSENT_S": 1.0,
+    "HISTORY_WAIT_S": 0.1,
+    "ARCHIVE_IDS": 10**9,  # REST alone
+    "REST_LIMITS": dict.fromkeys(REST_LIMITS, 1000),
+}
+
+
+@pytest.fixture(autouse=True)
+def _fast_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the exchange allow fifty times as many requests, so that a past takes a second."""
+    for path, (limit, largest) in REST_LIMITS.items():
+        monkeypatch.setitem(REST_LIMITS, path, (50 * limit, largest))
+
+
+def test_what_does_not_fit_costs_nothing_of_the_next_range(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """One pending range ends in the midst of a day whose file goes on; the next one begins in that same day."""
+    okx = make_okx(start="2026-11-18T21:00:00Z", instruments=[BTC])
+    recorder = exporter(okx, settings=SETTINGS | {"UNREPAIRED_S": 1.0})
+    recorder.start_capture()
+    okx.trade(BTC, 20)
+    recorder.wait_until_stored()
+    assert recorder.stop() == 0
+    okx.pass_hours(15, trades=500)
+    okx.faults.rest, okx.faults.rest_only = {"503": 1.0}, "history-trades"  # it is given up
+    recorder.start_capture()
+    okx.trade(BTC, 25)
+    recorder.wait_for_log("reason=pending")
+    recorder.wait_until_stored()
+    assert recorder.stop() == 0
+    okx.pass_hours(40, trades=1000)
+    okx.faults.rest.clear()
+    recorder.settings = SETTINGS
+    recorder.start_capture()
+    okx.settle()
+    recorder.wait_until_whole()
+    assert recorder.stop() == 0
+    assert_vault_equals_ledger(recorder.vault, okx)
+    (lost,) = [gap for gap in read_gaps(recorder.vault) if gap["reason"] == "unrepaired"]
+    assert lost["before_utc"] < "2026-11-19T12:01", "what follows that day's live trades can be fetched"
+
+
+def test_a_late_push_that_closes_the_gap_while_the_day_s_start_is_searched(
+    exporter: MakeExporter, make_okx: MakeOKX
+) -> None:
+    """What is stored meanwhile is not stored again."""
+    okx = make_okx(start="2026-11-18T21:00:00Z", instruments=[BTC])
+    recorder = exporter(okx, settings=SETTINGS)
+    recorder.start_capture()
+    okx.trade(BTC, 20, count=2)
+    recorder.wait_until_stored()
+    okx.set_clock("2026-11-19T00:30:00Z")
+    okx.faults.rest_latency_s = 1.0
+    late = okx.trade(BTC, count=3, lost=True)[0]
+    okx.trade(BTC, count=2)
+    recorder.wait_until(lambda: okx.requests_to("history-trades"), what="REST is asked where the day begins")
+    okx.resend(late)
+    recorder.wait_until_stored()
+    okx.trade(BTC, lost=True)
+    okx.settle()
+    recorder.wait_until_stored()
+    assert recorder.stop() == 0
+    assert_whole(recorder.vault, okx)
+
+
+def test_since_reaches_up_to_what_is_stored_though_older_files_were_removed(
+    exporter: MakeExporter, make_okx: MakeOKX
+) -> None:
+    """The gaps file still says where the removed record began: that is not where the present one does."""
+    okx = make_okx(start="2026-11-15T21:00:00Z", instruments=[BTC])
+    recorder = exporter(okx, settings=SETTINGS)
+    for hours in (100, 0):
+        recorder.start_capture()
+        okx.trade(BTC, 20)
+        recorder.wait_until_stored()
+        assert recorder.stop() == 0
+        if hours:
+            shutil.rmtree(recorder.vault / "raw/okx/trades_perps" / BTC)
+            okx.pass_hours(hours, trades=1000)
+    recorder.args = ["--since", "2026-11-18"]
+    recorder.start_capture()
+    recorder.wait_for_log("History complete")
+    okx.settle()
+    recorder.wait_until_whole()
+    assert recorder.stop() == 0
+    assert_whole(recorder.vault, okx)
+    assert [path.name for path in day_files(recorder.vault, BTC)] == [f"2026-11-{day}.jsonl" for day in (18, 19, 20)]
+
+
+def test_a_pending_range_that_ends_in_the_midst_of_a_day_is_no_difference(
+    exporter: MakeExporter, make_okx: MakeOKX
+) -> None:
+    """REST was given up at 09:30: the day's beginning is still to come, which is no fault of what is stored."""
+    okx = make_okx(start="2026-11-19T12:00:00Z", instruments=[BTC])
+    okx.prefill(BTC, 3000, "2026-11-18T06:00:00Z", "2026-11-19T11:59:00Z")
+    recorder = exporter(okx)
+    write_days(recorder.vault, okx, until="2026-11-18T22:00:00")
+    with day_path(recorder.vault, "2026-11-18").open("rb") as file:
+        last = int(orjson.loads(file.readlines()[-1])["trade_id"])
+    write_days(recorder.vault, okx, since="2026-11-19T09:30:00")
+    first = next(push.first_id for push in okx.pushes[BTC] if to_utc(push.ts) >= "2026-11-19T09:30:00")
+    write_gap(recorder.vault, "pending", (last, first), ("2026-11-18T22:00:00.000Z", "2026-11-19T09:30:00.000Z"))
+    run = recorder.run("--audit", "2026-11-18..2026-11-19")
+    assert "2 days of 1 instrument: 0 agreeing, 0 differing, 2 pending" in run.stdout, run.stdout
+
+
+def test_a_torn_verdict_is_cut_at_start(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """It was being written when the power failed; --verify has nothing to complain of afterwards."""
+    okx = make_okx(instruments=[BTC])
+    recorder = exporter(okx, settings=SETTINGS)
+    verdicts = recorder.vault / "meta/okx/audit" / f"{BTC}.jsonl"
+    verdicts.parent.mkdir(parents=True)
+    verdicts.write_bytes(b'{"audited_utc":"2026-11-2')
+    recorder.start_capture()
+    okx.trade()
+    recorder.wait_until_stored()
+    assert recorder.stop() == 0
+    run = recorder.run("--verify")
+    assert run.returncode == 0, run.stdout
+
+
+def test_holes_of_an_archive_at_the_edge_of_rest_are_decided_together(
+    exporter: MakeExporter, make_okx: MakeOKX
+) -> None:
+    """REST reaches into what the archive lists: still not each hole below takes five answers of its own."""
+    okx = make_okx(start="2026-11-18T02:00:00Z", instruments=[BTC])
+    okx.prefill(BTC, 20_000, "2026-11-16T10:00:00Z", "2026-11-18T01:59:00Z")
+    okx.faults.rest_reach_days = 0.5
+    ids = [trade.trade_id for trade in okx.ledger[BTC] if to_utc(trade.ts) < "2026-11-17T13:00:00"][-6000::100]
+    okx.spoil_archive(ids)
+    settings = SETTINGS | {"ARCHIVE_IDS": 500, "ABSENT_S": 0.2}
+    recorder = exporter(okx, settings=settings, args=["--since", "2026-11-17"])
+    recorder.start_capture()
+    okx.trade()
+    recorder.wait_for_log("History complete")
+    okx.settle()
+    recorder.wait_until_whole()
+    assert recorder.stop() == 0
+    assert_whole(recorder.vault, okx, ("start", "absent"))
+    assert len(okx.requests_to("history-trades")) < 5 * len(ids)
