@@ -248,17 +248,18 @@ def test_days_before_the_first_stored_one_are_fetched(exporter: MakeExporter, ol
     """What is missing of the first stored day itself stays on record as `start`, now with the id before it."""
     okx = old_okx(6, 1000, instruments=[BTC])
     recorder = start_in_the_midst(exporter, okx, SETTINGS)
+    (began,) = read_gaps(recorder.vault)
     recorder.args = ["--since", "2026-11-18"]
     recorder.start_capture()
     finish(okx, recorder)
     assert days_stored(recorder) == [18, 19, 20, 21]
     starts = read_gaps(recorder.vault)
     assert [gap["reason"] for gap in starts] == ["start", "start"]
-    first = next(trade.trade_id for trade in okx.ledger[BTC] if to_utc(trade.ts) > "2026-11-18")
+    first = next(trade for trade in okx.ledger[BTC] if to_utc(trade.ts) > "2026-11-18")
     today = next(trade.trade_id for trade in okx.ledger[BTC] if to_utc(trade.ts) > "2026-11-21")
     assert [gap["after_id"] for gap in starts] == ["", str(today - 1)]
-    assert starts[0]["before_id"] == str(first)
-    assert starts[1]["before_id"] == read_gaps(recorder.vault)[1]["before_id"]
+    assert (starts[0]["before_id"], starts[0]["before_utc"]) == (str(first.trade_id), to_utc(first.ts))
+    assert starts[1]["before_id"] == began["before_id"]
     before = read_gaps(recorder.vault)
     recorder.start_capture()
     okx.trade()

@@ -231,7 +231,14 @@ VERDICT = (
     '{"audited_utc":"2026-11-21T00:05:00.000Z","instId":"BTC-USDT-SWAP","day":"2026-11-20","minutes_agreeing":"1079"'
     ',"minutes_differing":"1","minutes_not_covered":"360","last_id":"2978601964"}'
 )
-CHANGES = [(":", ": "), ("BTC", "ETH"), ('"2026-11-20"', '"yesterday"'), ('"1079"', "1079"), ('"360"', '""')]
+CHANGES = [
+    (":", ": "),
+    ("{", "x{"),
+    ("BTC", "ETH"),
+    ('"2026-11-20"', '"yesterday"'),
+    ('"1079"', "1079"),
+    ('"360"', '""'),
+]
 BAD = [("gaps", ""), ("gaps", "{}"), ("audit", ""), *(("audit", VERDICT.replace(*change)) for change in CHANGES)]
 
 
