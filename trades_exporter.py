@@ -1689,7 +1689,7 @@ class ExchangeClock:
         self._spawn = spawn  # runs a job beside everything else
         self._ahead_ms = 0  # how far OKX's clock is ahead of this PC's, where it was asked
         self._limit = ""  # ms
-        self._asking = False
+        self._held: list[tuple[Trade, Callable[[Trade], None]]] = []  # pushes, and who takes them once OKX was asked
 
     def allows(self, ts: str) -> bool:
         """Tell whether a trade can have this time (ms)."""
@@ -1703,7 +1703,7 @@ class ExchangeClock:
         if self.allows(trade.ts):
             return
         okx, pc = int(await self._rest.time()), time.time_ns() // 1_000_000
-        self._ahead_ms, self._asking = okx - pc, False
+        self._ahead_ms = okx - pc
         if not self.allows(trade.ts):
             raise BuildFailError(
                 f"Invalid trade field: ts='{trade.ts}' ({utc(trade.ts)}) is more than a day ahead of this PC's clock"
@@ -1711,11 +1711,21 @@ class ExchangeClock:
             )
         log.warning("This PC's clock is over a day slow; please set it", okx=utc(f"{okx:013}"), pc=utc(f"{pc:013}"))
 
-    def ask(self, trade: Trade) -> None:
-        """Confirm the time of a push that is not allowed, in the background. The push is dropped: REST has it."""
-        if not self._asking:
-            self._asking = True
-            self._spawn(self.confirm(trade))
+    def hold(self, trade: Trade, take: Callable[[Trade], None]) -> None:
+        """Hold a push whose time is not allowed until OKX was asked, then `take` it; too many are dropped."""
+        if len(self._held) < DEDUP_KEYS:
+            self._held.append((trade, take))
+        if len(self._held) == 1:
+            self._spawn(self._release())
+
+    async def _release(self) -> None:
+        confirmed = 0
+        while confirmed < len(self._held):
+            await self.confirm(self._held[confirmed][0])
+            confirmed += 1
+        held, self._held = self._held, []
+        for trade, take in held:
+            take(trade)
 
 
 # ---------------------------------------------------------------------------------------------------------- archives
@@ -2420,7 +2430,7 @@ class Recorder:
         """Take a push; raise BuildFailError and VaultError."""
         self.heard_at = monotonic()
         if not self._services.clock.allows(trade.ts):
-            self._services.clock.ask(trade)
+            self._services.clock.hold(trade, self.take)
             return
         if trade.key in self._recent:
             self._recent.mark_seen(trade.key)
