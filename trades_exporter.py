@@ -3240,10 +3240,7 @@ def dates(first: str, last: str) -> list[str]:
 
 
 def touches(gap: Gap, day: str) -> bool:
-    """Tell whether a gap may hold trades of a day.
-
-    A pending range that ends in the first minute of a day ends with that day's first id, so it holds nothing of it.
-    """
+    """Tell whether a gap may hold trades of a day; a pending one that ends in its first minute ends with its start."""
     begin, end = gap.after_utc[:10], gap.before_utc[:10] or "9"
     ends_with_day = gap.reason == "pending" and begin < end and gap.before_utc[11:16] == "00:00"
     return begin <= day < end or (day == end and not ends_with_day)
@@ -3271,7 +3268,7 @@ def missing_in_words(gaps: dict[str, list[Gap]]) -> tuple[list[str], list[str]]:
             if gap.reason == "pending":
                 awaited.append(f"Pending: {inst_id} {time_range(gap)}")
                 end = gap.before_utc[:10]
-                days.update(dates(gap.after_utc[:10] or end, end)[:-1] or [end])
+                days.update([day for day in dates(gap.after_utc[:10] or end, end) if touches(gap, day)] or [end])
             elif gap.reason != "absent":
                 holes.append(f"Missing: {inst_id} {time_range(gap)} ({gap.reason})")
         if absent := sum(gap.before_id - gap.first for gap in recorded if gap.reason == "absent"):
@@ -3493,9 +3490,7 @@ async def audit(vault: Vault, rest_urls: list[str], first: str, last: str) -> in
 
 
 def last_stored_id(path: Path) -> str:
-    """Return the last trade id of a day's file; empty where there is none, or the file is compressed."""
-    if path.suffix == ".gz":
-        return ""
+    """Return the last trade id of a day's file; empty where none can be seen, as in a compressed one."""
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, io.SEEK_END) - ID_TAIL_BYTES))
         ids = [record[4].decode() for record in RECORD.findall(file.read())]

@@ -20,7 +20,6 @@ from trades_exporter import Vault, check_day, verify
 
 DAYS = ("2026-11-20", "2026-11-21")
 Lines = list[bytes]
-Words = list[str]
 Capture = pytest.CaptureFixture[str]
 MakeExporter = Callable[..., Exporter]
 
@@ -83,9 +82,7 @@ DAMAGES: list[tuple[str, Callable[[Lines], object], str, int]] = [  # name, chan
     ("a blank line", lambda lines: lines.insert(4, b"\n"), "not JSON", 5),
     ("another JSON value", lambda lines: lines.insert(4, b"5\n"), "twelve keys", 5),
     ("a space in JSON", replace(5, ":", ": "), "not compact", 5),
-    ("an escape that needs none", replace(5, "okx", r"\\u006fkx"), "not compact", 5),
     ("keys out of order", replace(5, '("exchange.*"),("market":"perp")', r"\2,\1"), "twelve keys", 5),
-    ("a key missing", replace(5, ',"ctType":"linear"', ""), "twelve keys", 5),
     ("a number for a string", replace(5, '"price":"[^"]+"', '"price":83725.9'), "invalid value", 5),
     ("another exchange", replace(5, '"okx"', '"kraken"'), "invalid value", 5),
     ("another day's time", replace(5, DAYS[0], DAYS[1]), "another day", 5),
@@ -215,7 +212,8 @@ OTHER = {"instId": BTC, "ctVal": "0.1", "ctMult": "1", "ctType": "linear"}
 
 @pytest.mark.parametrize("content", [None, b"", b'{"ctVal":1}', orjson.dumps(OTHER)])
 def test_metadata_that_is_missing_or_differs_is_a_problem(vault: Path, capsys: Capture, content: bytes | None) -> None:
-    edit(day_path(vault, DAYS[1]), replace(1, '"ctVal":"0.01"', '"ctVal":"0.001"'))  # an older line may differ
+    for day in DAYS:  # older lines may differ
+        edit(day_path(vault, day), replace(1, '"ctVal":"0.01"', '"ctVal":"0.001"'))
     assert verify(Vault(vault)) == 0
     metadata = vault / "meta" / "okx" / "instruments" / f"{BTC}.json"
     metadata.unlink()
@@ -232,14 +230,7 @@ VERDICT = (
     '{"audited_utc":"2026-11-21T00:05:00.000Z","instId":"BTC-USDT-SWAP","day":"2026-11-20","minutes_agreeing":"1079"'
     ',"minutes_differing":"1","minutes_not_covered":"360","last_id":"2978601964"}'
 )
-CHANGES = [
-    (":", ": "),
-    ("{", "x{"),
-    ("BTC", "ETH"),
-    ('"2026-11-20"', '"yesterday"'),
-    ('"1079"', "1079"),
-    ('"360"', '""'),
-]
+CHANGES = [(":", ": "), ("{", "x{"), ("BTC", "ETH"), ('"2026-11-20"', '"x"'), ('"1079"', "1079"), ('"360"', '""')]
 BAD = [("gaps", ""), ("gaps", "{}"), ("audit", ""), *(("audit", VERDICT.replace(*change)) for change in CHANGES)]
 
 
@@ -259,7 +250,7 @@ def test_a_bad_line_of_a_gaps_or_audit_file_is_named(vault: Path, capsys: Captur
 
 
 MISSING, PENDING, ONE_DAY = f"Missing: {BTC}", f"Pending: {BTC}", ", 1 day still to come (pending)"
-IN_WORDS: dict[str, tuple[str, Words, str]] = {
+IN_WORDS: dict[str, tuple[str, list[str], str]] = {
     # gaps on record (reason, ids, times; -: not known), lines before the last one, end of the last line
     "where the record begins": ("start - 10 - 20T10:56", [], ""),
     "later": ("start 5 10 20T00:00 20T10:56", [f"{MISSING} 2026-11-20 00:00 to 10:56 (start)"], ", 1 range missing"),
@@ -275,7 +266,8 @@ IN_WORDS: dict[str, tuple[str, Words, str]] = {
     ),
     "one day to come": ("pending 1 4 20T03:00 20T10:56", [f"{PENDING} 2026-11-20 03:00 to 10:56"], ONE_DAY),
     "several": (
-        "pending 1 4 16T03:00 20T00:00", [f"{PENDING} 2026-11-16 03:00 to 2026-11-20 00:00"],
+        "pending 1 4 16T03:00 18T00:00 pending 6 8 19T03:00 20T09:00",
+        [f"{PENDING} 2026-11-16 03:00 to 2026-11-18 00:00", f"{PENDING} 2026-11-19 03:00 to 2026-11-20 09:00"],
         ", 4 days still to come (pending)",
     ),
     "no times known": (
@@ -291,7 +283,7 @@ IN_WORDS: dict[str, tuple[str, Words, str]] = {
 
 
 @pytest.mark.parametrize(("gaps", "lines", "last"), IN_WORDS.values(), ids=IN_WORDS.keys())
-def test_what_is_missing_is_said_in_words(vault: Path, capsys: Capture, gaps: str, lines: Words, last: str) -> None:
+def test_what_is_missing_is_in_words(vault: Path, capsys: Capture, gaps: str, lines: list[str], last: str) -> None:
     for reason, *values in re.findall(r"(\S+) (\S+) (\S+) (\S+) (\S+)", gaps):
         after_id, before_id = (value.strip("-") for value in values[:2])
         begin, end = ("" if stamp == "-" else f"2026-11-{stamp}:10.500Z" for stamp in values[2:])
@@ -385,14 +377,12 @@ def test_the_command_judges_a_vault_while_an_exporter_writes_and_touches_nothing
     capture = exporter(okx)
     capture.start_capture()
     capture.wait_until(lambda: day_files(capture.vault, BTC) and day_files(capture.vault, ETH))
-    for _ in range(2):
-        done = capture.run("--verify")
-        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    done = capture.run("--verify")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert capture.stop() == 0
     before = tree_of(capture.folder)
     done = capture.run("--verify")
     assert (done.returncode, done.stderr, tree_of(capture.folder)) == (0, "", before), done.stdout
-    assert "no problem" in done.stdout.splitlines()[-1]
 
 
 def run_by_shell(judge: Exporter, script: str) -> subprocess.CompletedProcess[str]:
@@ -415,9 +405,7 @@ def test_the_command_reads_large_vaults_on_all_cores_if_it_can(
     assert (done.returncode, "going on with one" in done.stderr) == (0, bool(fds)), done.stdout + done.stderr
     assert "lines in 4 day files: no problem found" in done.stdout
     edit(day_path(vault, DAYS[1]), lambda lines: lines.insert(6, lines.pop(7)))
-    done = run()
-    assert done.returncode == 1
-    assert f"{day_path(vault, DAYS[1])}:8: " in done.stdout
+    assert f"{day_path(vault, DAYS[1])}:8: " in run().stdout
 
 
 @needs_sh
