@@ -504,13 +504,13 @@ class FallenIds:
 
     def __init__(self) -> None:
         self._pushes = 0  # in a row
+        self._stored = -1  # the last stored id then
 
     def add(self, trade: Trade, stored: int, ts: str) -> None:
         """Look at a push that is skipped; `stored` and `ts` (ms) are of the last line. Raises BuildFailError."""
-        if trade.repaired or trade.last > stored or trade.ts <= ts:
-            self._pushes = 0
-            return
-        self._pushes += 1
+        fell = not trade.repaired and trade.last <= stored and trade.ts > ts
+        self._pushes = self._pushes + 1 if fell and stored == self._stored else int(fell)
+        self._stored = stored
         if self._pushes >= FALLEN_PUSHES:
             raise BuildFailError(
                 f"Trade ids fell: OKX sends {trade.inst_id} {trade.last} of {utc(trade.ts)}, but {stored} of {utc(ts)}"
@@ -519,7 +519,7 @@ class FallenIds:
             )
 
     def clear(self) -> None:
-        """Look at a push that is stored, or may be."""
+        """Look at a push that waits: it breaks the row."""
         self._pushes = 0
 
 
@@ -668,7 +668,6 @@ class Sequence:
     def _store(self, trade: Trade) -> None:
         self._patched = trade.repaired or (self._patched and trade.ts == self.ts)
         self.next, self.ts, self._stored = trade.last + 1, trade.ts, trade.last
-        self._fallen.clear()
 
     def _wait(self, trade: Trade) -> None:
         if not insert_by_id(self.waiting, trade):
@@ -1335,11 +1334,12 @@ class TradeWriter:
 
     def store(self, items: Iterable[Trade | Gap]) -> None:
         """Put gaps on record and buffer lines; what is buffered goes to the file before another day's lines."""
-        gaps = [item for item in items if isinstance(item, Gap)]
-        if gaps:  # on the disk before anything after them
-            self._files.gaps.add(gaps)
+        gaps: list[Gap] = []
         for item in items:
             if isinstance(item, Gap):
+                if not gaps:  # all of them are on the disk before anything after the first
+                    gaps = [gap for gap in items if isinstance(gap, Gap)]
+                    self._files.gaps.add(gaps)
                 continue
             second = utc_second(item.ts[:10])
             if second is not self._second:
@@ -1689,7 +1689,7 @@ class ExchangeClock:
         self._spawn = spawn  # runs a job beside everything else
         self._ahead_ms = 0  # how far OKX's clock is ahead of this PC's, where it was asked
         self._limit = ""  # ms
-        self._held: list[tuple[Trade, Callable[[Trade], None]]] = []
+        self._held: list[tuple[Trade, Callable[[Trade], None]]] = []  # pushes, and who takes them once OKX was asked
 
     def allows(self, ts: str) -> bool:
         """Tell whether a trade can have this time (ms)."""
@@ -1719,7 +1719,6 @@ class ExchangeClock:
             self._spawn(self._release())
 
     async def _release(self) -> None:
-        """Confirm what is held, then hand it over; raise BuildFailError."""
         confirmed = 0
         while confirmed < len(self._held):
             await self.confirm(self._held[confirmed][0])
@@ -1732,8 +1731,7 @@ class ExchangeClock:
 # ---------------------------------------------------------------------------------------------------------- archives
 
 ARCHIVE_COLUMNS = ("instrument_name", "trade_id", "side", "price", "size", "created_time")
-ARCHIVE_SPAN_MS = (-8 * 3_600_000, 16 * 3_600_000)  # a UTC+8 day, from the midnight of its UTC date
-ARCHIVE_SLACK_MS = 60_000  # the cut is by id: files were seen to begin 19 s early
+ARCHIVE_SPAN_MS = (-8 * 3_600_000 - 60_000, 16 * 3_600_000 + 60_000)  # from midnight: a UTC+8 day, and a minute more
 
 
 class ArchiveMissingError(Exception):
@@ -1772,7 +1770,7 @@ class Archive:
     async def check(self) -> None:
         """Read all of it once; raise ArchiveDamagedError where it is not to be believed."""
         try:
-            while (rows := next(self._batches, None)) is not None:
+            for rows in self._batches:
                 self._check_rows(rows)
                 await asyncio.sleep(0)  # live trades first
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, IndexError, RuntimeError) as exc:
@@ -1789,29 +1787,26 @@ class Archive:
         trades: list[Trade] = []
         bad: list[tuple[int, str]] = []
         for row in rows:
+            name, trade_id, side, price, size, ts = (row[column] for column in self._columns)
+            fields = {"instId": name, "tradeId": trade_id, "side": side.lower(), "ts": ts}
             try:
-                trades.append(self._parse(row))
+                fields["px"] = plain_number(price, self._instrument.px_decimals)
+                fields["sz"] = plain_number(size, self._instrument.sz_decimals)
+                trades.append(parse_trade(fields, repaired=True))
             except (ValueError, BuildFailError) as exc:
-                bad.append((int(row[self._columns[1]]), f"{exc.args[0]} in {printable(','.join(row))}"))
+                bad.append((int(trade_id), f"{exc.args[0]} in {printable(','.join(row))}"))
         return trades, bad
-
-    def _parse(self, row: list[str]) -> Trade:
-        name, trade_id, side, price, size, ts = (row[column] for column in self._columns)
-        px, sz = plain_number(price, self._instrument.px_decimals), plain_number(size, self._instrument.sz_decimals)
-        fields = {"instId": name, "tradeId": trade_id, "side": side.lower(), "px": px, "sz": sz, "ts": ts}
-        return parse_trade(fields, repaired=True)
 
     def _check_rows(self, rows: list[list[str]]) -> None:
         """Raise ArchiveDamagedError where ids do not rise or repeat, or rows are of another instrument or day."""
         name, trade_id, _, _, _, ts = self._columns
         ids = [int(row[trade_id]) for row in rows]
-        if ids[0] <= self.last_id or any(a >= b for a, b in itertools.pairwise(ids)):
+        if any(low >= high for low, high in itertools.pairwise([self.last_id, *ids])):
             raise ArchiveDamagedError("its ids do not rise, or repeat")
         self.first_id, self.last_id = self.first_id if self.first_id >= 0 else ids[0], ids[-1]
         if {row[name] for row in rows} != {self._instrument.inst_id}:
             raise ArchiveDamagedError("it holds another instrument")
-        midnight = int(midnight_of(str(self.day)))
-        low, high = midnight + ARCHIVE_SPAN_MS[0] - ARCHIVE_SLACK_MS, midnight + ARCHIVE_SPAN_MS[1] + ARCHIVE_SLACK_MS
+        low, high = (int(midnight_of(str(self.day))) + ms for ms in ARCHIVE_SPAN_MS)
         if any(row[ts].isdigit() and not low <= int(row[ts]) <= high for row in rows):
             raise ArchiveDamagedError("it holds another day")
 
@@ -1839,16 +1834,15 @@ class Archive:
     @staticmethod
     def _find_columns(header: bytes) -> tuple[int, ...]:
         """Return where ARCHIVE_COLUMNS stand; old headers have Chinese in GBK behind a slash in each name."""
-        names = [
-            field.split(b"/")[0].strip(b'\xef\xbb\xbf" \r\n').decode("latin-1").lower() for field in header.split(b",")
-        ]
+        fields = [field.partition(b"/")[0] for field in header.lower().split(b",")]
+        names = [field.strip(b'\xef\xbb\xbf" \r\n').decode("latin-1") for field in fields]
         if not set(ARCHIVE_COLUMNS) <= set(names):
             raise ArchiveDamagedError(f"its header is {printable(header, 100)}")
         return tuple(names.index(name) for name in ARCHIVE_COLUMNS)
 
 
 class Archives:
-    """OKX's daily archives: downloads one into a temporary file of the Vault and checks it."""
+    """OKX's daily archives: downloads one into a temporary file in `folder` and checks it."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, folder: Path) -> None:
         self._session = session
@@ -1862,34 +1856,32 @@ class Archives:
         """
         url = f"{self._url}/{day:%Y%m%d}/{instrument.inst_id}-trades-{day}.zip"
         file = cast(BinaryIO, tempfile.TemporaryFile(prefix=PROBE, dir=self._folder))  # noqa: SIM115 - the archive closes it
+        archive = Archive(file, instrument, day)
         try:
-            try:
-                await self._download(url, file)
-            except (ArchiveMissingError, ArchiveDamagedError):
-                raise
-            except Exception as exc:
-                raise RequestError(reason_to_retry(exc)) from exc
-            archive = Archive(file, instrument, day)
+            await self._download(url, file)
             await archive.check()
         except BaseException:
-            file.close()
+            archive.close()
             raise
         return archive
 
     async def _download(self, url: str, file: BinaryIO) -> None:
         timeout = aiohttp.ClientTimeout(connect=REST_TIMEOUT_S, sock_read=ARCHIVE_STALL_S)
         digest = hashlib.md5(usedforsecurity=False)
-        async with self._session.get(url, timeout=timeout, proxy=system_proxy(url)) as response:
-            if response.status == 404:
-                raise ArchiveMissingError
-            if response.status != 200:
-                raise RequestError(f"HTTP {response.status}")
-            async for chunk in response.content.iter_chunked(ARCHIVE_CHUNK):
-                file.write(chunk)
-                digest.update(chunk)
-                if file.tell() > ARCHIVE_BYTES:
-                    raise RequestError("an answer without end")
-        told = response.headers.get("Content-MD5", "")
+        try:
+            async with self._session.get(url, timeout=timeout, proxy=system_proxy(url)) as response:
+                status, told = response.status, response.headers.get("Content-MD5", "")
+                while status == 200 and (chunk := await response.content.read(ARCHIVE_CHUNK)):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    if file.tell() > ARCHIVE_BYTES:
+                        raise RequestError("an answer without end")
+        except Exception as exc:
+            raise RequestError(reason_to_retry(exc)) from exc
+        if status == 404:
+            raise ArchiveMissingError
+        if status != 200:
+            raise RequestError(f"HTTP {status}")
         if told and told != base64.b64encode(digest.digest()).decode():
             raise ArchiveDamagedError("its checksum is wrong")
 
@@ -1897,88 +1889,95 @@ class Archives:
 # -------------------------------------------------------------------------------------------------------------- feed
 
 
-class SubscriptionListener(Protocol):
-    """Who hears what becomes of a subscription."""
+class Feed:
+    """OKX's WebSocket `trades` channel: connected and subscribed, again and again (docs-v5, WebSocket, Public).
 
-    def subscribed(self) -> None:
-        """OKX acknowledged every instrument."""
-
-    def rejected(self, what: str, *, final: bool) -> None:
-        """OKX refused the subscription, perhaps for good; raise BuildFailError where that is believed."""
-
-    def upgrade_announced(self) -> bool:
-        """OKX will close the connection soon; return whether to reconnect at once."""
-
-    def odd_frame(self, what: str, frame: bytes) -> None:
-        """OKX sent a frame that is neither a trade nor a known event."""
-
-
-class Subscription:
-    """One WebSocket connection: subscribes to the trades channel, hands over pushes, and sees that something arrives.
-
-    `takers` take the pushes, by instId (docs-v5, WebSocket, Public, Trades channel).
+    `takers` take the pushes, by instId; what they raise ends the feed.
     """
 
-    def __init__(
-        self,
-        connection: websockets.ClientConnection,
-        takers: dict[str, Callable[[Trade], None]],
-        listener: SubscriptionListener,
-    ) -> None:
-        self.unacked = set(takers)  # instruments whose subscription OKX has not acknowledged
-        self._connection = connection
+    def __init__(self, url: str, takers: dict[str, Callable[[Trade], None]], outage: Outage) -> None:
+        self._url = url
         self._takers = takers
-        self._listener = listener
+        self._outage = outage
+        self._throttle = LogThrottle()
+        self._connection: websockets.ClientConnection | None = None
+        self._unacked: set[str] = set()  # instruments whose subscription OKX has not acknowledged
         self._heard = True  # something arrived since _watch last looked
-        self._reason = ""  # why we ended it
+        self._cut_reason = ""  # why we ended the connection
+        self._subscribed_once = False
+        self._rejected_since = self._rejected_at = -REJECTIONS_APART_S
+        self._noticed_at = -NOTICE_S
 
-    def cut(self, reason: str) -> None:
-        """End the connection without a word: a half-open one would not answer a polite close."""
-        self._reason = self._reason or reason
-        self._connection.transport.abort()
-
-    async def serve(self) -> str:
-        """Subscribe and take messages until the connection ends; return why it ended."""
-        async with asyncio.TaskGroup() as tasks:
-            watch = tasks.create_task(self._watch())
+    async def stay_connected(self) -> None:
+        """Serve one connection after the other, for ever; raise BuildFailError and VaultError."""
+        pauses = delays()
+        while True:
+            opened_at = monotonic()
             try:
-                return await self._receive()
+                self._connection = await websockets.connect(
+                    self._url,
+                    proxy=system_proxy(self._url),
+                    compression=None,
+                    ping_interval=None,
+                    open_timeout=CONNECT_S,
+                    close_timeout=1,
+                    max_size=FRAME_BYTES,
+                    happy_eyeballs_delay=NEXT_ADDRESS_S,
+                )
+            except Exception as exc:  # noqa: BLE001 - the outside world
+                host, reason = host_of(self._url), reason_to_retry(exc)
+                text = f"Not connected to OKX ({host}: {reason}). Check the internet connection"
+            else:
+                text = f"Disconnected from OKX ({await self._serve(self._connection)})"
+                if monotonic() - opened_at >= STEADY_S and not self._unacked:
+                    pauses = delays()
+            delay = next(pauses)
+            self._outage.failed("WebSocket", text, delay)
+            await asyncio.sleep(delay)
+
+    def reconnect(self, reason: str) -> None:
+        """End the present connection without a word: a half-open one would not answer a polite close."""
+        if self._connection is not None:
+            self._cut_reason = self._cut_reason or reason
+            self._connection.transport.abort()
+
+    async def _serve(self, connection: websockets.ClientConnection) -> str:
+        """Subscribe and take messages until the connection ends; return why it ended."""
+        self._unacked, self._heard, self._cut_reason = set(self._takers), True, ""
+        args = [{"channel": "trades", "instId": inst_id} for inst_id in self._takers]
+        async with asyncio.TaskGroup() as tasks:
+            watch = tasks.create_task(self._watch(connection))
+            try:
+                with contextlib.suppress(websockets.ConnectionClosed):  # recv says why
+                    await connection.send(orjson.dumps({"op": "subscribe", "args": args}).decode())
+                while True:
+                    try:
+                        message = await connection.recv(decode=False)
+                    except Exception as exc:  # noqa: BLE001 - the outside world
+                        return self._cut_reason or reason_to_retry(exc)
+                    self._heard = True
+                    self._take(message)
             finally:
                 watch.cancel()
-                await self._connection.close()
+                await connection.close()
 
-    async def _receive(self) -> str:
-        args = [{"channel": "trades", "instId": inst_id} for inst_id in self._takers]
-        request = orjson.dumps({"op": "subscribe", "args": args}).decode()
-        try:
-            await self._connection.send(request)
-        except Exception as exc:  # noqa: BLE001 - the outside world
-            return self._reason or reason_to_retry(exc)
-        while True:
-            try:
-                message = await self._connection.recv(decode=False)
-            except Exception as exc:  # noqa: BLE001 - the outside world
-                return self._reason or reason_to_retry(exc)
-            self._heard = True
-            self._take(message)
-
-    async def _watch(self) -> None:
+    async def _watch(self, connection: websockets.ClientConnection) -> None:
         """End a connection that is silent, or not subscribed in time; ping it when it is quiet."""
         opened_at = heard_at = monotonic()
         pinged = False
-        while not self._reason:
+        while not self._cut_reason:
             await asyncio.sleep(WATCH_S)
             now = monotonic()
             if self._heard:
                 self._heard, pinged, heard_at = False, False, now
-            if self.unacked and now - opened_at >= SUBSCRIBE_S:
-                self.cut(f"no ack within {SUBSCRIBE_S:.0f}s for {', '.join(sorted(self.unacked)[:5])}")
+            if self._unacked and now - opened_at >= SUBSCRIBE_S:
+                self.reconnect(f"no ack within {SUBSCRIBE_S:.0f}s for {', '.join(sorted(self._unacked))}")
             elif now - heard_at >= PING_AFTER_S + PONG_S:
-                self.cut(f"nothing heard for {now - heard_at:.0f}s")
+                self.reconnect(f"nothing heard for {now - heard_at:.0f}s")
             elif now - heard_at >= PING_AFTER_S and not pinged:
                 pinged = True
-                with contextlib.suppress(websockets.ConnectionClosed):  # serve sees it as well
-                    await self._connection.send("ping")
+                with contextlib.suppress(websockets.ConnectionClosed):  # recv says why
+                    await connection.send("ping")
 
     def _take(self, frame: bytes) -> None:
         """Take a message: the one path from the socket to the file's buffer; raise BuildFailError."""
@@ -1987,13 +1986,13 @@ class Subscription:
             rows, channel = message["data"], message["arg"]["channel"]
         except orjson.JSONDecodeError:
             if frame != b"pong":
-                self._listener.odd_frame("A frame that is not JSON", frame)
+                self._warn("A frame that is not JSON", frame)
             return
         except (KeyError, TypeError):  # no push
             self._take_event(message if isinstance(message, dict) else {}, frame)
             return
         if channel != "trades" or type(rows) is not list:
-            self._listener.odd_frame("A push that is not of the trades channel", frame)
+            self._warn("A push that is not of the trades channel", frame)
             return
         for row in rows:
             trade = parse_trade(row)
@@ -2003,100 +2002,36 @@ class Subscription:
             take(trade)
 
     def _take_event(self, message: dict[str, Any], frame: bytes) -> None:
-        """Take an ack, an error or a notice."""
+        """Take an ack, an error or a notice; raise BuildFailError where OKX refuses the subscription for good."""
         event, code, text = (printable(message.get(key)) for key in ("event", "code", "msg"))
-        arg = message.get("arg")
+        arg, now = message.get("arg"), monotonic()
         inst_id = printable(arg.get("instId")) if isinstance(arg, dict) else ""
-        if event == "subscribe" and inst_id in self.unacked:
-            self.unacked.discard(inst_id)
+        if event == "subscribe" and inst_id in self._unacked:
+            self._unacked.discard(inst_id)
             log.info("Subscribed to trades", instId=inst_id)
-            if not self.unacked:
-                self._listener.subscribed()
-        elif event == "error" and self.unacked:
-            self._listener.rejected(f"code {code}, {text}", final=code in REJECTIONS)
-            self.cut(f"subscription failed: code {code}, {text}")
+            if not self._unacked:
+                self._subscribed_once, self._rejected_at = True, -REJECTIONS_APART_S
+                self._outage.works("WebSocket")
+        elif event == "error" and self._unacked:
+            if code in REJECTIONS and self._is_final(now):
+                raise BuildFailError(f"Subscription rejected: code {code}, {text}")
+            self.reconnect(f"subscription failed: code {code}, {text}")
         elif event == "notice" and code == "64008":
-            if self._listener.upgrade_announced():
-                self.cut("OKX announced an upgrade")
+            if now - self._noticed_at >= NOTICE_S:  # or else again and again
+                self.reconnect("OKX announced an upgrade")
+            self._noticed_at = now
         else:
-            self._listener.odd_frame("OKX reports an error" if event == "error" else "An unknown event", frame)
+            self._warn("OKX reports an error" if event == "error" else "An unknown event", frame)
 
+    def _is_final(self, now: float) -> bool:
+        """Count a rejection; tell whether it is believed: at start, or after REJECTED_S of them without a break."""
+        if now - self._rejected_at >= REJECTIONS_APART_S:
+            self._rejected_since = now
+        self._rejected_at = now
+        return not self._subscribed_once or now - self._rejected_since >= REJECTED_S
 
-class Feed:
-    """OKX's WebSocket `trades` channel: connected and subscribed, again and again."""
-
-    def __init__(self, url: str, takers: dict[str, Callable[[Trade], None]], outage: Outage) -> None:
-        self._url = url
-        self._takers = takers
-        self._outage = outage
-        self._throttle = LogThrottle()
-        self._subscription: Subscription | None = None
-        self._subscribed_once = False
-        self._rejected_since = self._rejected_at = -REJECTIONS_APART_S
-        self._noticed_at = -NOTICE_S
-
-    def reconnect(self, reason: str) -> None:
-        """Cut the present connection and open another."""
-        if self._subscription is not None:
-            self._subscription.cut(reason)
-
-    async def stay_connected(self) -> None:
-        """Serve one connection after the other, for ever; raise BuildFailError and VaultError."""
-        pauses = delays()
-        while True:
-            opened_at = monotonic()
-            try:
-                connection = await self._connect()
-            except RequestError as exc:
-                text = f"Not connected to OKX ({host_of(self._url)}: {exc}). Check the internet connection"
-            else:
-                self._subscription = subscription = Subscription(connection, self._takers, self)
-                text = f"Disconnected from OKX ({await subscription.serve()})"
-                if monotonic() - opened_at >= STEADY_S and not subscription.unacked:
-                    pauses = delays()
-            delay = next(pauses)
-            self._outage.failed("WebSocket", text, delay)
-            await asyncio.sleep(delay)
-
-    async def _connect(self) -> websockets.ClientConnection:
-        """Open a connection; raise RequestError where that fails."""
-        try:
-            return await websockets.connect(
-                self._url,
-                proxy=system_proxy(self._url),
-                compression=None,
-                ping_interval=None,
-                open_timeout=CONNECT_S,
-                close_timeout=1,
-                max_size=FRAME_BYTES,
-                happy_eyeballs_delay=NEXT_ADDRESS_S,
-            )
-        except Exception as exc:
-            raise RequestError(reason_to_retry(exc)) from exc
-
-    def subscribed(self) -> None:
-        """Note that all is well: a refusal after this is believed only when it lasts."""
-        self._subscribed_once, self._rejected_at = True, -REJECTIONS_APART_S
-        self._outage.works("WebSocket")
-
-    def rejected(self, what: str, *, final: bool) -> None:
-        """Raise BuildFailError where OKX refuses for good: at start, or for REJECTED_S without a break."""
-        now = monotonic()
-        if final:
-            if now - self._rejected_at >= REJECTIONS_APART_S:
-                self._rejected_since = now
-            self._rejected_at = now
-            if not self._subscribed_once or now - self._rejected_since >= REJECTED_S:
-                raise BuildFailError(f"Subscription rejected: {what}")
-
-    def upgrade_announced(self) -> bool:
-        """Tell whether to reconnect before OKX closes the connection; not again and again."""
-        now = monotonic()
-        soon, self._noticed_at = now - self._noticed_at < NOTICE_S, now
-        return not soon
-
-    def odd_frame(self, what: str, frame: bytes) -> None:
-        """Warn of a frame that is no trade; the connection stays."""
+    def _warn(self, what: str, frame: bytes) -> None:
+        """Log a frame that is no trade; the connection stays."""
         if self._throttle.may_log(what):
             log.warning(what, frame=printable(frame[:500], 100))
 
@@ -2247,13 +2182,16 @@ class DayStartSearch:
         A page that shows two neighbouring ids on both sides of midnight is believed. Where they are no neighbours, and
         where REST has nothing before midnight, ABSENT_ANSWERS over ABSENT_S have to agree.
         """
+        last = 0  # the highest id that was shown with a time before midnight
         for pause in itertools.chain(ASK_AGAIN_S[:1] * 3, itertools.repeat(ASK_AGAIN_S[1])):
             rows = self._rows(await self._rest.history_before(self._inst_id, self._midnight))
-            earlier = [row.last for row in rows if row.ts < self._midnight]
-            if earlier:
-                page = self._rows(await self._rest.history(self._inst_id, earlier[-1] + 1 + PAGE // 2))
+            if earlier := self._before_midnight(rows, last):
+                # the newest by time need not have the highest ids: then go up, half a page each time
+                page = self._rows(await self._rest.history(self._inst_id, earlier + 1 + PAGE // 2))
                 if start := self._judge(page, known_id):
                     return start
+                if (last := self._before_midnight(page, earlier)) > earlier:
+                    continue
             elif await self._rest.history(self._inst_id, known_id + 1) and self._proves(None):
                 return DayStart(None, await self._lowest(known_id))
             await asyncio.sleep(pause)
@@ -2261,6 +2199,10 @@ class DayStartSearch:
 
     def _rows(self, rows: list[Any]) -> list[Trade]:
         return parse_rows(self._inst_id, rows)[0]
+
+    def _before_midnight(self, rows: list[Trade], least: int) -> int:
+        """Return the highest id of rows with times before midnight, and no lower one than `least`."""
+        return max((row.last for row in rows if row.ts < self._midnight and row.last > least), default=least)
 
     def _judge(self, page: list[Trade], known_id: int) -> DayStart | None:
         """Return the start that a page shows, if it is believed."""
@@ -3733,6 +3675,24 @@ class Metadata:
         return instrument
 
 
+class FinishedDays:
+    """What is done when a day is over, or stored by history: a look at the metadata, an audit."""
+
+    def __init__(self, tasks: asyncio.TaskGroup, metadata: Metadata, auditor: Auditor) -> None:
+        self._tasks = tasks
+        self._metadata = metadata
+        self._auditor = auditor
+
+    def day_began(self, inst_id: str, day: str) -> None:
+        """Look at the metadata again, and have the finished day audited."""
+        spawn(self._tasks, self._metadata.look_again(inst_id))
+        self._auditor.day_began(inst_id, day)
+
+    def day_filled(self, inst_id: str, day: str) -> None:
+        """Have a day audited that history has stored."""
+        self._auditor.day_filled(inst_id, day)
+
+
 class InstrumentCapture:
     """All that works on one instrument: its files, live capture and history, and what is looked at now and then."""
 
@@ -3744,7 +3704,6 @@ class InstrumentCapture:
         Raises VaultError where the files can't be used.
         """
         self.inst_id = instrument.inst_id
-        self._services = services
         self._files = TradeFiles(vault, self.inst_id)
         self.history = History(instrument, self._files, services, archives, self._newest)
         self.recorder = Recorder(instrument, self._files, services, self.history.wake, since)
@@ -3765,22 +3724,18 @@ class InstrumentCapture:
         sequence, stored = self.recorder.sequence, self._files.highest() or Boundary(-1, "")
         return max((sequence.seen, sequence.seen_ts), (stored.trade_id, milliseconds(stored.time_utc)))
 
-    async def watch(self, feed: Feed, metadata: Metadata) -> None:
-        """Reconnect where REST has trades that the feed does not show; look at the metadata when a day has begun."""
-        day, checked_at = self._files.newest_day(), monotonic()
+    async def watch(self, feed: Feed) -> None:
+        """Reconnect where REST has trades that the feed does not show: its subscription died."""
+        checked_at = monotonic()
         while True:
             await asyncio.sleep(WATCH_S)
-            newest_day = self._files.newest_day()
-            if "" != day < newest_day:
-                self._services.spawn(metadata.look_again(self.inst_id))
-            day, heard_at = newest_day, self.recorder.heard_at
+            heard_at = self.recorder.heard_at
             if monotonic() - max(heard_at, checked_at) >= INSTRUMENT_SILENT_S:
                 missed = await self.recorder.missed_by_feed()
                 checked_at = monotonic()
-                if missed and self.recorder.heard_at == heard_at:  # its subscription died
-                    feed.reconnect(
-                        f"no trade of {self.inst_id} for {INSTRUMENT_SILENT_S:.0f}s, but REST has newer ones"
-                    )
+                if missed and self.recorder.heard_at == heard_at:
+                    silent = f"no trade of {self.inst_id} for {INSTRUMENT_SILENT_S:.0f}s"
+                    feed.reconnect(f"{silent}, but REST has newer ones")
 
     async def sync(self) -> None:
         """Put what is new on the disk, off the event loop."""
@@ -3852,15 +3807,15 @@ class Exporter:
         rest = Rest(session, self._rest_urls, outage)
         metadata, auditor = Metadata(self._vault, rest), Auditor(self._vault, rest, INSTRUMENTS)
         instruments = await asyncio.gather(*(metadata.start(tasks, inst_id) for inst_id in INSTRUMENTS))
-        run = partial(spawn, tasks)
-        services = Services(rest, ExchangeClock(rest, run), AwakeClock(), Patience(), LogThrottle(), auditor, run)
+        days, run = FinishedDays(tasks, metadata, auditor), partial(spawn, tasks)
+        services = Services(rest, ExchangeClock(rest, run), AwakeClock(), Patience(), LogThrottle(), days, run)
         archives = Archives(session, self._archive_url, self._vault.root)
         for instrument in instruments:
             self._captures.append(InstrumentCapture(self._vault, instrument, services, archives, self._since))
         feed = Feed(self._ws_url, {capture.inst_id: capture.recorder.take for capture in self._captures}, outage)
         jobs = [services.awake.run(), feed.stay_connected(), auditor.run(), self._sync_files(), self._log_stats()]
         for capture in self._captures:
-            jobs += [capture.history.run(), capture.watch(feed, metadata)]
+            jobs += [capture.history.run(), capture.watch(feed)]
         for job in jobs:
             tasks.create_task(job)
 

@@ -14,6 +14,7 @@ from harness import (
     day_files,
     day_path,
     read_gaps,
+    to_ms,
     to_utc,
     write_days,
     write_gap,
@@ -163,3 +164,22 @@ def test_holes_of_an_archive_at_the_edge_of_rest_are_decided_together(
     assert recorder.stop() == 0
     assert_whole(recorder.vault, okx, ("start", "absent"))
     assert len(okx.requests_to("history-trades")) < 5 * len(ids)
+
+
+def test_the_last_ids_before_midnight_are_not_the_newest_by_time(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """Times cross at midnight, and a taker order of 60 trades has the highest ids of the old day: still it ends."""
+    okx = make_okx(start="2026-11-20T12:00:00Z", instruments=[BTC])
+    recorder = exporter(okx, settings=SETTINGS)
+    recorder.start_capture()
+    okx.trade(BTC, 20)
+    recorder.wait_until_stored()
+    assert recorder.stop() == 0
+    for number, count, time in ((150, 1, "20T23:59:59.900"), (20, 1, "21T00:00:00.100"), (1, 60, "20T23:59:59.600")):
+        okx.trade(BTC, number, count=count, ts=to_ms(f"2026-11-{time}Z"), lost=True)
+    okx.set_clock("2026-11-21T08:00:00Z")
+    okx.trade(BTC, 30, lost=True)
+    recorder.start_capture()
+    okx.settle()
+    recorder.wait_until_whole()
+    assert recorder.stop() == 0
+    assert_vault_equals_ledger(recorder.vault, okx)

@@ -112,6 +112,15 @@ def test_a_trade_from_the_future_stops_it(make_okx: MakeOKX, exporter: MakeExpor
     assert len(stored_ids(one.vault)) == stored
 
 
+def test_a_single_push_waits_until_okx_was_asked_for_the_time(make_okx: MakeOKX, exporter: MakeExporter) -> None:
+    """This PC's clock is years slow: the push is held, not dropped."""
+    okx = make_okx(start="2041-12-31T12:00:00Z")
+    one = exporter(okx).start_capture()
+    okx.trade()
+    one.wait_until(lambda: stored_ids(one.vault), what="the only push is stored")
+    assert "This PC's clock is over a day slow" in one.log
+
+
 def test_a_trade_of_tomorrow_is_stored_in_its_day(make_okx: MakeOKX, exporter: MakeExporter) -> None:
     """Less than a day ahead: this PC's clock may be wrong by that, and OKX is not asked."""
     okx = make_okx(start=ms_ahead(0.9))
