@@ -68,10 +68,11 @@ def gap(inst_id: str, reason: str, before: Trade | Push | None, after: Trade | P
     return dict(zip(GAP_KEYS, ("2026-11-23T00:00:00.000Z", inst_id, reason, last, first, *times), strict=True))
 
 
-def verdict(day: str, differing: int = 0, not_covered: int = 0) -> Record:
+def verdict(inst_id: str, day: str, differing: int = 0, not_covered: int = 0) -> Record:
     """Return a day's line of the audit."""
     counts = {"agreeing": 1440 - differing - not_covered, "differing": differing, "not_covered": not_covered}
-    return {"day": day} | {f"minutes_{name}": str(count) for name, count in counts.items()}
+    about = {"audited_utc": f"{day}T23:59:59.999Z", "instId": inst_id, "day": day}
+    return about | {f"minutes_{name}": str(count) for name, count in counts.items()} | {"last_id": ""}
 
 
 # ---------------------------------------------------------------------------------------------------- running README

@@ -95,7 +95,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stored]:
         folder / "Vault",
         "audit",
         BTC,
-        [verdict(day, differing=int(day[-2:] == "14")) for day in days if day[-2:] != "05"],
+        [verdict(BTC, day, differing=int(day[-2:] == "14")) for day in days if day[-2:] != "05"],
     )
     derive(folder)
     kept = [trade for trade in market.ledger if not HOLE < trade.ts < HOLE_END and not in_pending(trade.ts)]
@@ -195,7 +195,7 @@ def take_picture(folder: Path) -> None:
     store(vault, BTC, inside)
     edges = next((a, b) for a, b in itertools.pairwise(inside) if b.first_id != a.last_id + 1)
     put_on_record(vault, "gaps", BTC, [gap(BTC, "unrepaired", *edges)])
-    put_on_record(vault, "audit", BTC, [verdict("2026-11-20"), verdict("2026-11-21", not_covered=106)])
+    put_on_record(vault, "audit", BTC, [verdict(BTC, "2026-11-20"), verdict(BTC, "2026-11-21", not_covered=106)])
     derive(folder)
     found = find_browser()
     assert found, "no Chromium with its driver"

@@ -103,7 +103,12 @@ def make_alive(vault: Path, age_s: float = 0.0) -> None:
     moment = datetime.now(UTC) - timedelta(seconds=age_s)
     for inst_id in (BTC, ETH):
         store(vault, inst_id, [Trade(1, "1", "1", "buy", int(moment.timestamp() * 1000))])
-        put_on_record(vault, "audit", inst_id, [verdict(DAYS[0], differing=3), verdict(DAYS[0]), verdict(DAYS[1])])
+        put_on_record(
+            vault,
+            "audit",
+            inst_id,
+            [verdict(inst_id, DAYS[0], differing=3), verdict(inst_id, DAYS[0]), verdict(inst_id, DAYS[1])],
+        )
 
 
 def test_alive_is_content_with_fresh_trades_and_agreeing_days(tmp_path: Path) -> None:
@@ -119,7 +124,7 @@ def test_alive_names_what_is_old_and_what_differs(tmp_path: Path) -> None:
     make_alive(tmp_path / "Vault")
     shutil.rmtree(tmp_path / "Vault/raw/okx/trades_perps" / ETH)
     store(tmp_path / "Vault", ETH, trades_of("2026-11-19", 3, 1, ETH))
-    put_on_record(tmp_path / "Vault", "audit", BTC, [verdict(DAYS[1], differing=2)])
+    put_on_record(tmp_path / "Vault", "audit", BTC, [verdict(BTC, DAYS[1], differing=2)])
     done = run("Vault/alive.py", tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
@@ -146,7 +151,7 @@ def make_days(folder: Path, audited: tuple[str, ...]) -> None:
         put_on_record(folder / "Vault", "instruments", inst_id, [contract])
         saved = folder / f"Vault/meta/okx/instruments/{inst_id}.jsonl"
         saved.rename(saved.with_suffix(".json"))
-        put_on_record(folder / "Vault", "audit", inst_id, [verdict(day) for day in audited])
+        put_on_record(folder / "Vault", "audit", inst_id, [verdict(inst_id, day) for day in audited])
 
 
 def verify(folder: Path) -> str:
