@@ -273,7 +273,7 @@ class Trade(NamedTuple):
     first: int  # id of the first single trade in it
     last: int  # id of the last one: OKX's tradeId
     counted: bool  # False: `count` was missing or unusable, so `first` is a guess
-    repaired: bool  # a single trade, from REST or an archive
+    fetched: bool  # a single trade, from REST or an archive
     inst_id: str
     trade_id: str  # OKX's own digits
     ts: str  # ms since 1970, 13 digits
@@ -302,7 +302,7 @@ def trade_defect(row: object) -> str:
     return f"Invalid trade field: {', '.join(invalid)} in {printable(row)}"
 
 
-def parse_trade(row: Any, *, repaired: bool = False) -> Trade:  # noqa: ANN401 - whatever JSON holds
+def parse_trade(row: Any, *, fetched: bool = False) -> Trade:  # noqa: ANN401 - whatever JSON holds
     """Check a row of the trades channel or of REST; raise BuildFailError naming what is wrong and showing the row.
 
     A push covers the ids `tradeId - count + 1` to `tradeId`; REST rows are single trades and have no count.
@@ -317,11 +317,11 @@ def parse_trade(row: Any, *, repaired: bool = False) -> Trade:  # noqa: ANN401 -
     first = last = int(trade_id)
     counted = True
     count = row.get("count")
-    if count != "1" and not repaired:
+    if count != "1" and not fetched:
         covered = int(count) if re.fullmatch("[0-9]{1,19}", str(count)) else 0
         counted = 1 <= covered <= last
         first = last - covered + 1 if counted else last
-    return Trade(first, last, counted, repaired, inst_id, trade_id, ts, px, sz, side, f"okx:{inst_id}:{trade_id}")
+    return Trade(first, last, counted, fetched, inst_id, trade_id, ts, px, sz, side, f"okx:{inst_id}:{trade_id}")
 
 
 def parse_rows(inst_id: str, rows: Iterable[Any]) -> tuple[list[Trade], list[tuple[str, BuildFailError]]]:
@@ -330,7 +330,7 @@ def parse_rows(inst_id: str, rows: Iterable[Any]) -> tuple[list[Trade], list[tup
     bad: list[tuple[str, BuildFailError]] = []
     for row in rows:
         try:
-            trade = parse_trade(row, repaired=True)
+            trade = parse_trade(row, fetched=True)
             if trade.inst_id != inst_id:
                 raise BuildFailError(f"Unexpected instId: {printable(trade.inst_id)} in {printable(row)}")
             trades.append(trade)
@@ -508,7 +508,7 @@ class FallenIds:
 
     def add(self, trade: Trade, stored: int, ts: str) -> None:
         """Look at a push that is skipped; `stored` and `ts` (ms) are of the last line. Raises BuildFailError."""
-        fell = not trade.repaired and trade.last <= stored and trade.ts > ts
+        fell = not trade.fetched and trade.last <= stored and trade.ts > ts
         self._pushes = self._pushes + 1 if fell and stored == self._stored else int(fell)
         self._stored = stored
         if self._pushes >= FALLEN_PUSHES:
@@ -538,7 +538,7 @@ def insert_by_id(waiting: list[Trade], trade: Trade) -> bool:
     elif any((other.first, other.last) == (trade.first, trade.last) for other in waiting[low:high]):
         return False
     else:
-        waiting[low:high] = [other for other in waiting[low:high] if other.repaired]
+        waiting[low:high] = [other for other in waiting[low:high] if other.fetched]
     return True
 
 
@@ -666,14 +666,14 @@ class Sequence:
         return (trade.counted and trade.first == trade.last) or trade.ts != self.ts or not self._patched
 
     def _store(self, trade: Trade) -> None:
-        self._patched = trade.repaired or (self._patched and trade.ts == self.ts)
+        self._patched = trade.fetched or (self._patched and trade.ts == self.ts)
         self.next, self.ts, self._stored = trade.last + 1, trade.ts, trade.last
 
     def _wait(self, trade: Trade) -> None:
         if not insert_by_id(self.waiting, trade):
             self.skipped += 1
         if len(self.waiting) > self._limit:
-            self.waiting = [other for other in self.waiting if other.repaired]
+            self.waiting = [other for other in self.waiting if other.fetched]
 
     def _waited(self) -> list[Trade | Gap]:
         """Return the waiting trades whose turn has come."""
@@ -778,7 +778,7 @@ class Repair:
             return [self._search.address()]
         again: list[int] = []
         walk: list[int] = []
-        ahead = sum(trade.repaired for trade in self.sequence.waiting)
+        ahead = sum(trade.fetched for trade in self.sequence.waiting)
         lowest = next(self.sequence.missing(), (0, 0))[0]  # all that waits needs it: there is always room for its page
         room = max(min(self._pages, (LOOKAHEAD_TRADES - ahead) // PAGE), int(lowest > self._walked))
         if now < self._walk_at:
@@ -1403,7 +1403,9 @@ class TradeWriter:
                         self._fsync(file)
 
     def _fsync(self, file: io.FileIO) -> None:
-        if not os.fstat(file.fileno()).st_nlink:  # compressed by a person, say: what was written since is lost
+        if (
+            not os.fstat(file.fileno()).st_nlink and not self._files.path(self._file_day).exists()
+        ):  # compressed by a person, say: what was written since is lost
             raise FileNotFoundError(f"the file of {self._file_day} was removed")
         os.fsync(file.fileno())
 
@@ -1792,7 +1794,7 @@ class Archive:
             try:
                 fields["px"] = plain_number(price, self._instrument.px_decimals)
                 fields["sz"] = plain_number(size, self._instrument.sz_decimals)
-                trades.append(parse_trade(fields, repaired=True))
+                trades.append(parse_trade(fields, fetched=True))
             except (ValueError, BuildFailError) as exc:
                 bad.append((int(trade_id), f"{exc.args[0]} in {printable(','.join(row))}"))
         return trades, bad
@@ -2131,7 +2133,7 @@ class Backfill:
                     break
                 learned = self.repair.learn(after, trades, monotonic())
                 self._store(learned.items)
-                self.fetched += sum(isinstance(item, Trade) and item.repaired for item in learned.items)
+                self.fetched += sum(isinstance(item, Trade) and item.fetched for item in learned.items)
                 helped = helped or learned.helped
         finally:
             for answer in asked:
@@ -2505,7 +2507,7 @@ class Recorder:
         for item in items:
             if isinstance(item, Trade):
                 self._recent.add(item.key)
-                self.repaired += item.repaired
+                self.repaired += item.fetched
         if not self._flush_due and self.writer.buffered:
             self._flush_due = True
             asyncio.get_running_loop().call_soon(self.flush)  # when all that came together is taken
@@ -2639,12 +2641,10 @@ class ArchiveSource:
             return []
         trades, bad = batch
         for trade_id, defect in bad:
-            log.warning(
-                "Invalid row in an archive; its trade is fetched over REST",
-                instId=self._instrument.inst_id,
-                error=printable(defect, 200),
-            )
             self._bad_ids.add(trade_id)
+            if len(self._bad_ids) <= SHOWN:  # a number format that changed would be a warning a row
+                what = "Invalid row in an archive; its trade is fetched over REST"
+                log.warning(what, instId=self._instrument.inst_id, error=printable(defect, 200))
         return trades
 
 

@@ -117,7 +117,7 @@ def test_a_row_becomes_a_single_trade(header: str, end: str, last_end: bool) -> 
         (7, 7, "7", "sell", "104503", "4", str(MIDNIGHT)),
         (8, 8, "8", "buy", "0.5", "14.07", str(MIDNIGHT + 1)),
     ]
-    assert all(trade.repaired and trade.inst_id == INST_ID for trade in trades)
+    assert all(trade.fetched and trade.inst_id == INST_ID for trade in trades)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gbk"])

@@ -223,7 +223,7 @@ def check(tape: Tape, recording: Recording) -> None:
     holds = {one.trade: one.holds for one in tape.pushes}
     lines = recording.lines
     assert all(before.last < after.last for before, after in itertools.pairwise(lines)), "ids rise strictly"
-    stored = [i for line in lines for i in ((line.last,) if line.repaired else holds[line])]
+    stored = [i for line in lines for i in ((line.last,) if line.fetched else holds[line])]
     truth = tape.ids[bisect_left(tape.ids, min(stored)) :]
     assert sorted(stored) == truth, "each trade is stored, once"
     size = {one.trade_id: Decimal(one.sz) for one in tape.singles}
@@ -383,7 +383,7 @@ def archives_of(
     for one in tape.singles:
         day = (one.trade_id - ids[0]) // day_ids
         if day < len(days) and one.trade_id not in lost:
-            days[day].append(parse_trade(row(one.trade_id, one.ts, one.px, one.sz, "buy"), repaired=True))
+            days[day].append(parse_trade(row(one.trade_id, one.ts, one.px, one.sz, "buy"), fetched=True))
     return [trades if trades and day not in missing_days else None for day, trades in enumerate(days)]
 
 
@@ -546,7 +546,7 @@ def test_what_is_given_up_is_on_record_and_all_else_stored(
     recording.at(40.0, partial(recording.take, tape.pushes[-1].trade))
     recording.run()
     holds = {one.trade: one.holds for one in tape.pushes}
-    stored = [i for line in recording.lines for i in ((line.last,) if line.repaired else holds[line])]
+    stored = [i for line in recording.lines for i in ((line.last,) if line.fetched else holds[line])]
     assert stored == sorted(set(stored))
     for trade_id in set(tape.ids) - set(stored):
         assert any(

@@ -25,7 +25,7 @@ def push(last: int, count: object = 1, ts: int | None = None, px: str = "100.5",
 
 def single(trade_id: int, ts: int | None = None, px: str = "100.5", sz: str = "1") -> Trade:
     """Return a single trade as REST gives it."""
-    return parse_trade(row(trade_id, TS + trade_id if ts is None else ts, px, sz, "buy"), repaired=True)
+    return parse_trade(row(trade_id, TS + trade_id if ts is None else ts, px, sz, "buy"), fetched=True)
 
 
 def stored_up_to(last: int, limit: int = 1000) -> Sequence:
@@ -156,7 +156,7 @@ def test_interleaved_aggregates_of_two_sources_come_from_rest(order: tuple[int, 
     while ranges := missing(sequence):
         items += sequence.offer(single(ranges[0][0], ts=TS + 9))
     assert written(items) == list(range(11, upto + 1))
-    assert all(item.repaired for item in items if isinstance(item, Trade))
+    assert all(item.fetched for item in items if isinstance(item, Trade))
 
 
 def test_an_interleaved_aggregate_is_not_believed_behind_a_single_push_of_its_order() -> None:
@@ -185,7 +185,7 @@ def test_pushes_that_overlap_come_from_rest_however_they_do(pushes: list[tuple[i
     items = offer_all(sequence, [push(last, count) for last, count in pushes])
     items += offer_all(sequence, [single(i) for i in range(11, 16)])
     assert written(items) == [11, 12, 13, 14, 15]
-    assert all(item.repaired for item in items if isinstance(item, Trade))
+    assert all(item.fetched for item in items if isinstance(item, Trade))
 
 
 def test_an_interleaved_aggregate_is_not_believed_behind_another_price_of_its_order() -> None:
@@ -263,7 +263,7 @@ def test_rest_rows_ahead_of_their_turn_survive_the_waiting_bound() -> None:
     """They cost a request each hundred; pushes cost none."""
     sequence = stored_up_to(10, 2)
     offer_all(sequence, [push(20), single(15), push(25), push(27)])
-    assert [trade.last for trade in sequence.waiting if trade.repaired] == [15]
+    assert [trade.last for trade in sequence.waiting if trade.fetched] == [15]
     assert not sequence.lacks(15)
 
 

@@ -70,7 +70,7 @@ def refusal(row: object) -> str:
 
 def test_a_push_of_today() -> None:
     trade = parse_trade(ROW)
-    assert (trade.first, trade.last, trade.counted, trade.repaired) == (2978601964, 2978601964, True, False)
+    assert (trade.first, trade.last, trade.counted, trade.fetched) == (2978601964, 2978601964, True, False)
     assert (trade.inst_id, trade.trade_id, trade.ts) == ("BTC-USDT-SWAP", "2978601964", "1791369350776")
     assert (trade.px, trade.sz, trade.side) == ("83725.9", "5", "buy")
     assert trade.key == "okx:BTC-USDT-SWAP:2978601964"
@@ -124,8 +124,8 @@ def test_a_push_of_2021_has_no_count() -> None:
 
 
 def test_a_row_of_rest_is_a_single_trade_whatever_count_says() -> None:
-    trade = parse_trade(ROW | {"count": "7"}, repaired=True)
-    assert (trade.first, trade.last, trade.counted, trade.repaired) == (2978601964, 2978601964, True, True)
+    trade = parse_trade(ROW | {"count": "7"}, fetched=True)
+    assert (trade.first, trade.last, trade.counted, trade.fetched) == (2978601964, 2978601964, True, True)
 
 
 def test_source_is_no_part_of_a_trades_identity() -> None:
@@ -312,7 +312,7 @@ def test_the_rows_of_an_answer_come_out_by_id_and_the_bad_ones_apart() -> None:
     ]
     trades, bad = parse_rows("BTC-USDT-SWAP", rows)
     assert [trade.last for trade in trades] == [9, 10]
-    assert all(trade.repaired for trade in trades)
+    assert all(trade.fetched for trade in trades)
     assert [trade_id for trade_id, _ in bad[:2]] == ["8", "7"]
     assert [str(exc).split(":")[1].strip() for _, exc in bad] == [
         "Invalid trade field",
