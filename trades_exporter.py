@@ -2862,6 +2862,8 @@ class HistoryProgress:
 
     def stored(self, trades: int, upto: int, day: str) -> None:
         """Count stored trades, up to an id; log how far a day is, at most once in LOG_AGAIN_S."""
+        if not self._stored:  # it may have waited for a live repair before
+            self._began_at = monotonic()
         self._stored += trades
         self._next = upto + 1
         if monotonic() - self._logged_at >= LOG_AGAIN_S:
