@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_okx import FakeOKX
+from fake_okx import REST_LIMITS, FakeOKX
 from harness import Exporter
 
 FAILED = pytest.StashKey[bool]()
@@ -32,6 +32,13 @@ def make_okx() -> Iterator[Callable[..., FakeOKX]]:
 def okx(make_okx: Callable[..., FakeOKX]) -> FakeOKX:
     """Return an exchange where nothing is traded but by hand."""
     return make_okx()
+
+
+@pytest.fixture
+def fast_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the exchange allow fifty times as many requests, so that a past takes a second."""
+    for path, (limit, largest) in REST_LIMITS.items():
+        monkeypatch.setitem(REST_LIMITS, path, (50 * limit, largest))
 
 
 @pytest.fixture

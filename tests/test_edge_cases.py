@@ -32,11 +32,7 @@ SETTINGS: dict[str, object] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _fast_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the exchange allow fifty times as many requests, so that a past takes a second."""
-    for path, (limit, largest) in REST_LIMITS.items():
-        monkeypatch.setitem(REST_LIMITS, path, (50 * limit, largest))
+pytestmark = pytest.mark.usefixtures("fast_rest")
 
 
 def test_what_does_not_fit_costs_nothing_of_the_next_range(exporter: MakeExporter, make_okx: MakeOKX) -> None:

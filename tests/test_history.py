@@ -34,11 +34,7 @@ SETTINGS: dict[str, object] = {  # patience in tenths of a second where people h
 }
 
 
-@pytest.fixture(autouse=True)
-def _fast_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the exchange allow fifty times as many requests, so that a past takes a second."""
-    for path, (limit, largest) in REST_LIMITS.items():
-        monkeypatch.setitem(REST_LIMITS, path, (50 * limit, largest))
+pytestmark = pytest.mark.usefixtures("fast_rest")
 
 
 def stopped_at(okx: FakeOKX, exporter: Exporter, trades: int = 20) -> Exporter:
