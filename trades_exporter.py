@@ -2687,8 +2687,8 @@ class RestReach:
 class RangeFill:
     """Fetches one pending range, lowest id first, from archives and REST into a sequence, and stores it.
 
-    `newest` gives the highest id that live capture knows and its time (ms): REST that shows it works. `may_go_on` waits
-    until history may go on; `store` stores what the sequence lets through.
+    `newest` gives the highest id that live capture knows and its time (ms): a REST that shows it works. `store` stores
+    what the sequence lets through.
     """
 
     def __init__(
