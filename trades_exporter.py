@@ -465,6 +465,9 @@ class Boundary(NamedTuple):
     time_utc: str
 
 
+NOTHING = Boundary(-1, "")  # below every trade
+
+
 def cut_from_gaps(gaps: Iterable[Gap], reasons: set[str], low: Boundary, high: Boundary) -> list[Gap]:
     """Take the ids from `low` to `high`, inclusive, out of the gaps with these reasons; leave the other gaps alone."""
     out = []
@@ -986,7 +989,7 @@ def cut_torn_end(path: Path, tail_bytes: int = TAIL_BYTES, *, sync: bool = True)
 def numbered_lines(paths: Iterable[Path]) -> Iterator[tuple[Path, int, bytes]]:
     """Yield path, number and bytes of the lines of a day's files, compressed or not, or of any other file of lines.
 
-    Behind a compressed file, records with ids up to its last one are left out: they are in it already, and the
+    After a compressed file, records with ids up to its last one are left out: they are in it already, and the
     compression was interrupted before it removed the plain file. A last line that is being written is given time to
     be whole. Raises OSError, also for a compressed file that is damaged.
     """
@@ -1042,6 +1045,10 @@ class Vault:
     def gaps_path(self, inst_id: str) -> Path:
         """Return the file that names what is missing."""
         return self.root / "meta/okx/gaps" / f"{inst_id}.jsonl"
+
+    def audit_path(self, inst_id: str) -> Path:
+        """Return the file that holds an instrument's verdicts."""
+        return self.root / "meta/okx/audit" / f"{inst_id}.jsonl"
 
     def gaps(self, inst_id: str) -> list[Gap]:
         """Return what the whole lines of the gaps file say."""
@@ -1187,11 +1194,9 @@ class GapsFile:
         if not self._replace:
             return
         recorded_utc = utc_now()
-        try:
+        with contextlib.suppress(OSError):  # Windows, while a reader has the file open
             self._vault.replace(self._path, b"".join(gap.line(self._inst_id, recorded_utc) for gap in self._gaps))
             self._replace = False
-        except OSError as exc:  # Windows, while a reader has the file open
-            log.debug("The gaps file could not be replaced yet", instId=self._inst_id, error=describe(exc))
 
 
 class TradeFiles:
@@ -1248,8 +1253,8 @@ class TradeFiles:
         self._ends[day] = Boundary(trade.last, utc(trade.ts))
 
     def end_of(self, day: str) -> Boundary:
-        """Return the last trade of a day's file; its id is -1 where there is none."""
-        return self._ends.get(day, Boundary(-1, ""))
+        """Return the last trade of a day's file, or NOTHING."""
+        return self._ends.get(day, NOTHING)
 
     def first(self) -> Boundary | None:
         """Return the first stored trade; raise OSError where it can't be read."""
@@ -1263,16 +1268,14 @@ class TradeFiles:
         """Return the newest stored day, or nothing."""
         return max(self._ends, default="")
 
-    def highest(self, before: int = 1 << 64) -> Boundary | None:
-        """Return the highest stored trade with a lower id."""
-        return max((end for end in self._ends.values() if end.trade_id < before), default=None)
+    def highest(self, before: int = 1 << 64) -> Boundary:
+        """Return the highest stored trade with a lower id, or NOTHING."""
+        return max((end for end in self._ends.values() if end.trade_id < before), default=NOTHING)
 
-    def live_edge(self) -> Boundary | None:
-        """Return the trade after which live capture continues: the highest stored one, or the last pending one."""
-        end, pending = self.highest(), self.gaps.pending()
-        if pending and (end is None or end.trade_id < pending[-1].before_id - 1):
-            return Boundary(pending[-1].before_id - 1, pending[-1].before_utc)
-        return end
+    def live_edge(self) -> Boundary:
+        """Return the trade after which live capture continues: the highest stored or pending one, or NOTHING."""
+        pending = [Boundary(gap.before_id - 1, gap.before_utc) for gap in self.gaps.pending()]
+        return max([self.highest(), *pending], key=attrgetter("trade_id"))
 
     def try_to_write(self, size: int) -> None:
         """Raise OSError where so many bytes can't be written; what is tried is gone again, also after a crash."""
@@ -1403,9 +1406,8 @@ class TradeWriter:
                         self._fsync(file)
 
     def _fsync(self, file: io.FileIO) -> None:
-        if (
-            not os.fstat(file.fileno()).st_nlink and not self._files.path(self._file_day).exists()
-        ):  # compressed by a person, say: what was written since is lost
+        # compressed by a person, say: what was written since is lost
+        if not os.fstat(file.fileno()).st_nlink and not self._files.path(self._file_day).exists():
             raise FileNotFoundError(f"the file of {self._file_day} was removed")
         os.fsync(file.fileno())
 
@@ -2068,16 +2070,6 @@ class AwakeClock:
             self._time, self._ticked_at = self.now, monotonic()
 
 
-class DayListener(Protocol):
-    """Who is told about days: the auditor, and the daily look at the metadata."""
-
-    def day_began(self, inst_id: str, day: str) -> None:
-        """Live capture is about to store the first line of a day that is newer than all stored ones."""
-
-    def day_filled(self, inst_id: str, day: str) -> None:
-        """History has stored all of a day."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Services:
     """What live capture and history of all instruments share."""
@@ -2087,7 +2079,8 @@ class Services:
     awake: AwakeClock
     patience: Patience
     throttle: LogThrottle
-    days: DayListener
+    day_began: Callable[[str], None]  # told the instId before the first line of a day newer than all stored ones
+    day_filled: Callable[[], None]  # told when history has stored all of a day
     spawn: Callable[[Coroutine[Any, Any, None]], None]  # runs it beside everything else; its errors end the exporter
 
 
@@ -2247,10 +2240,7 @@ class Progress:
         self._began_at = self._logged_at = monotonic()
         ranges = list(sequence.missing())
         self._ids = {"instId": inst_id, "after_id": ranges[0][0] - 1, "before_id": ranges[-1][1] + 1}
-        self._log_end = throttle.may_log(
-            f"gap of {inst_id} after {ranges[0][0]}"
-        )  # a full disk brings one again and again
-        if self._log_end:
+        if throttle.may_log(f"gap of {inst_id} after {ranges[0][0]}"):  # a full disk brings one again and again
             log.warning("Gap found", **self._ids, missing=sum(high - low + 1 for low, high in ranges))
 
     def log(self, fetched: int) -> None:
@@ -2294,7 +2284,6 @@ class LiveRepair:
         self._sequence = sequence
         self._services = services
         self._capture = capture
-        self._fetched = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -2393,8 +2382,7 @@ class LiveRepair:
 class Recorder:
     """One instrument's live capture: from a push to the file, and the repair of what is missing of the present day.
 
-    What is missing before the live trades' day, by more than MIDNIGHT_S, goes on record as pending, and
-    `on_pending` is called: that is history.
+    What is missing of earlier days goes on record as pending, and `on_pending` is called: that is history.
     """
 
     def __init__(
@@ -2421,9 +2409,10 @@ class Recorder:
     def _go_on(self, keys: list[str]) -> None:
         """Continue after the highest stored or pending id; `keys`: newest dedup keys."""
         end = self._files.live_edge()
-        if end is None and self._since not in {"", "now"}:
-            end = Boundary(-1, utc(midnight_of(self._since)))  # nothing is stored, and not even the lowest id is known
-        self.sequence.restart(end.trade_id if end else None, milliseconds(end.time_utc) if end else "")
+        if end == NOTHING and self._since not in {"", "now"}:  # not even the lowest id that is wanted is known
+            self.sequence.restart(-1, midnight_of(self._since))
+        else:
+            self.sequence.restart(None if end == NOTHING else end.trade_id, milliseconds(end.time_utc))
         self._recent.clear()
         self._recent.update(dict.fromkeys(keys))
         self.failed = False
@@ -2522,7 +2511,7 @@ class Recorder:
 
     def _on_day(self, day: str) -> None:
         if day > self._files.newest_day() != "":
-            self._services.days.day_began(self.inst_id, day)
+            self._services.day_began(self.inst_id)
 
     async def _mend(self, exc: OSError) -> None:
         self._go_on(await self._files.until_writable(self._services.throttle, exc))
@@ -2726,8 +2715,8 @@ class RangeFill:
         """Find out where the range begins: after what is stored of it, or with the first trade of a day."""
         gap = self._gap
         stored = self._files.highest(before=gap.before_id)  # may lie below the range, where a line was lost
-        if stored or gap.after_id is not None:
-            edge = stored or Boundary(gap.first - 1, gap.after_utc)
+        if stored != NOTHING or gap.after_id is not None:
+            edge = stored if stored != NOTHING else Boundary(gap.first - 1, gap.after_utc)
             self.sequence.restart(edge.trade_id, milliseconds(edge.time_utc) or self._end_ts)
             return
         self.sequence.restart(-1, self._floor_ts)
@@ -2985,7 +2974,7 @@ class History:
             self._unfit.clear()
         self._end_day()
         last = min(fill.end, fill.sequence.next or 0) - 1
-        self._clear(Boundary(last, (self._files.highest(before=last + 1) or Boundary(-1, "")).time_utc))
+        self._clear(Boundary(last, self._files.highest(before=last + 1).time_utc))
         if fill.end < gap.before_id:
             self._leave_rest(last, gap)
 
@@ -2993,8 +2982,8 @@ class History:
         """Remove the ids after `last` from the pending gap: that day's file already has later trades."""
         gaps = self._files.gaps
         if not any(start.first <= last + 1 and gap.before_id <= start.before_id for start in gaps.of("start")):
-            time_utc = (self._files.highest(before=last + 1) or Boundary(-1, "")).time_utc
-            gaps.add([Gap("unrepaired", last, gap.before_id, time_utc, gap.before_utc)])
+            after_utc = self._files.highest(before=last + 1).time_utc
+            gaps.add([Gap("unrepaired", last, gap.before_id, after_utc, gap.before_utc)])
         gaps.clear({"pending"}, Boundary(last + 1, ""), Boundary(gap.before_id - 1, ""))
 
     async def _may_go_on(self) -> None:
@@ -3042,7 +3031,7 @@ class History:
             return
         next_day = date.fromisoformat(self._day) + timedelta(days=1)
         self._clear(Boundary(self._files.end_of(self._day).trade_id, f"{next_day}T00:00:00.000Z"))
-        self._services.days.day_filled(self._inst_id, self._day)
+        self._services.day_filled()
         self.progress.end_day(self._day)
 
     def _clear(self, high: Boundary) -> None:
@@ -3050,9 +3039,7 @@ class History:
         gap = next((gap for gap in self._files.gaps.pending() if gap.first <= high.trade_id < gap.before_id), None)
         if gap is None:
             return
-        starts = {start.before_id: start.before_utc for start in self._files.gaps.of("start")}
-        low = Boundary(gap.first, starts.get(gap.first, gap.after_utc))
-        self._files.gaps.clear({"pending", "start"}, low, high)
+        self._files.gaps.clear({"pending", "start"}, Boundary(gap.first, gap.after_utc), high)
 
 
 # ------------------------------------------------------------------------------------------------------------ verify
@@ -3067,11 +3054,6 @@ VERDICT_LINE = re.compile(
     re.ASCII,
 )
 VERDICT_KEYS = re.findall(r'"(\w+)":', VERDICT_LINE.pattern.decode())
-
-
-def audit_path(vault: Vault, inst_id: str) -> Path:
-    """Return the file that holds an instrument's verdicts."""
-    return vault.root / "meta/okx/audit" / f"{inst_id}.jsonl"
 
 
 def parse_verdict(inst_id: str, line: bytes) -> tuple[str, str] | None:
@@ -3218,7 +3200,7 @@ def check_seams(days: list[DayCheck]) -> None:
 def check_metadata(vault: Vault, inst_id: str, last: Place | None) -> Problems:
     """Check an instrument's gaps, audit and metadata files, and that all others are days; `last` is its newest line."""
     problems = Problems()
-    gaps, verdicts = vault.gaps_path(inst_id), audit_path(vault, inst_id)
+    gaps, verdicts = vault.gaps_path(inst_id), vault.audit_path(inst_id)
     for path, number, line in numbered_lines(path for path in (gaps, verdicts) if path.exists()):
         if not (Gap.parse if path == gaps else parse_verdict)(inst_id, line):
             add_problem(problems, f"an invalid line in the {path.parent.name} file", f"{path}:{number}", line)
@@ -3415,7 +3397,7 @@ class Verdict(NamedTuple):
     def save(self, vault: Vault) -> None:
         """Append it to the audit file, on the disk when this returns; raise OSError or VaultError."""
         values = map(str, (utc_now(), *self))
-        path = vault.folder_of(audit_path(vault, self.inst_id))
+        path = vault.folder_of(vault.audit_path(self.inst_id))
         if path.exists():
             cut_torn_end(path)
         with path.open("ab") as file:
@@ -3505,7 +3487,7 @@ def days_to_audit(vault: Vault, inst_id: str) -> list[str]:
     These are finished (there is a newer one), not pending, and have no verdict or newer lines than those that it saw.
     A compressed day with a verdict does not change any more.
     """
-    path = audit_path(vault, inst_id)
+    path = vault.audit_path(inst_id)
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     audited = dict(verdict for line in lines if (verdict := parse_verdict(inst_id, line)))  # the last of a day counts
     gaps = vault.gaps(inst_id)
@@ -3525,12 +3507,12 @@ class Auditor:
         self._due_at = dict.fromkeys(inst_ids, monotonic() + AUDIT_AFTER_S)  # by instId: no audit before
         self._changed = asyncio.Event()
 
-    def day_began(self, inst_id: str, _: str) -> None:
+    def day_began(self, inst_id: str) -> None:
         """Know that a day's first line was written: the day before may be audited in AUDIT_AFTER_S."""
         self._due_at[inst_id] = monotonic() + AUDIT_AFTER_S
         self._changed.set()
 
-    def day_filled(self, _: str, __: str) -> None:
+    def day_filled(self) -> None:
         """Know that history has made a day whole: it may be audited now."""
         self._changed.set()
 
@@ -3672,24 +3654,6 @@ class Metadata:
         return instrument
 
 
-class FinishedDays:
-    """What is done when a day is over, or stored by history: a look at the metadata, an audit."""
-
-    def __init__(self, tasks: asyncio.TaskGroup, metadata: Metadata, auditor: Auditor) -> None:
-        self._tasks = tasks
-        self._metadata = metadata
-        self._auditor = auditor
-
-    def day_began(self, inst_id: str, day: str) -> None:
-        """Look at the metadata again, and have the finished day audited."""
-        spawn(self._tasks, self._metadata.look_again(inst_id))
-        self._auditor.day_began(inst_id, day)
-
-    def day_filled(self, inst_id: str, day: str) -> None:
-        """Have a day audited that history has stored."""
-        self._auditor.day_filled(inst_id, day)
-
-
 class InstrumentCapture:
     """All that works on one instrument: its files, live capture and history, and what is looked at now and then."""
 
@@ -3707,7 +3671,7 @@ class InstrumentCapture:
         self._logged_at, self._logged = monotonic(), 0  # Stats: when, and how many lines were written then
         try:
             self.recorder.recover()
-            if (verdicts := audit_path(vault, self.inst_id)).exists():
+            if (verdicts := vault.audit_path(self.inst_id)).exists():
                 cut_torn_end(verdicts)
             if since not in {"", "now"}:
                 fetch_since(self._files, since)
@@ -3718,7 +3682,7 @@ class InstrumentCapture:
 
     def _newest(self) -> tuple[int, str]:
         """Return the highest id that is known, and its time (ms)."""
-        sequence, stored = self.recorder.sequence, self._files.highest() or Boundary(-1, "")
+        sequence, stored = self.recorder.sequence, self._files.highest()
         return max((sequence.seen, sequence.seen_ts), (stored.trade_id, milliseconds(stored.time_utc)))
 
     async def watch(self, feed: Feed) -> None:
@@ -3804,8 +3768,14 @@ class Exporter:
         rest = Rest(session, self._rest_urls, outage)
         metadata, auditor = Metadata(self._vault, rest), Auditor(self._vault, rest, INSTRUMENTS)
         instruments = await asyncio.gather(*(metadata.start(tasks, inst_id) for inst_id in INSTRUMENTS))
-        days, run = FinishedDays(tasks, metadata, auditor), partial(spawn, tasks)
-        services = Services(rest, ExchangeClock(rest, run), AwakeClock(), Patience(), LogThrottle(), days, run)
+        run = partial(spawn, tasks)
+
+        def day_began(inst_id: str) -> None:
+            run(metadata.look_again(inst_id))
+            auditor.day_began(inst_id)
+
+        patience, clock = Patience(), ExchangeClock(rest, run)
+        services = Services(rest, clock, AwakeClock(), patience, LogThrottle(), day_began, auditor.day_filled, run)
         archives = Archives(session, self._archive_url, self._vault.root)
         for instrument in instruments:
             self._captures.append(InstrumentCapture(self._vault, instrument, services, archives, self._since))

@@ -396,7 +396,7 @@ def test_finished_days_are_audited_newest_first_and_once(
     async def steps(auditor: Auditor) -> AsyncIterator[Callable[[], object]]:
         with monkeypatch.context() as patch:
             patch.setattr(trades_exporter, "AUDIT_AFTER_S", 60.0)
-            auditor.day_began(ETH, DAY)
+            auditor.day_began(ETH)
         yield lambda: recorded(vault) == verdicts
 
     assert run_auditor(steps)[1:] == [AGREES, FIRST_AGREES]
@@ -416,10 +416,10 @@ def test_a_day_is_audited_once_the_next_has_begun_or_it_was_filled(vault: Path, 
 
     async def steps(auditor: Auditor) -> AsyncIterator[Callable[[], object]]:
         last.write_bytes(content)
-        auditor.day_began(BTC, LAST)
+        auditor.day_began(BTC)
         yield lambda: days_on_record(vault) == [DAY]
         Vault(vault).gaps_path(BTC).unlink()
-        auditor.day_filled(BTC, FIRST)
+        auditor.day_filled()
         yield lambda: days_on_record(vault) == [DAY, FIRST]
 
     assert run_auditor(steps) == [AGREES, FIRST_AGREES]
