@@ -1185,9 +1185,17 @@ class GapsFile:
 
     def clear(self, reasons: set[str], low: Boundary, high: Boundary) -> None:
         """Take ids that are stored, or on record otherwise, out of the gaps with these reasons."""
-        self._gaps = merge_gaps(cut_from_gaps(self._gaps, reasons, low, high))
-        self._replace = True
+        left = cut_from_gaps(self._gaps, reasons, low, high)
+        if left != self._gaps:
+            self._gaps, self._replace = merge_gaps(left), True
         self.save()
+
+    def ask_again(self, low: int, high: int = 1 << 64) -> None:
+        """Take these ids out of the gaps that were decided on: what was to be stored after them is lost in a crash.
+
+        They are asked for again, and may be stored or decided on otherwise.
+        """
+        self.clear({"absent", "unrepaired", "horizon"}, Boundary(low, ""), Boundary(high, ""))
 
     def save(self) -> None:
         """Make the file say what is missing now, if it does not; where that fails the next call tries again."""
@@ -2413,8 +2421,8 @@ class Recorder:
             self.sequence.restart(-1, midnight_of(self._since))
         else:
             self.sequence.restart(None if end == NOTHING else end.trade_id, milliseconds(end.time_utc))
-        self._recent.clear()
-        self._recent.update(dict.fromkeys(keys))
+        self._files.gaps.ask_again(end.trade_id + 1)
+        self._recent = RecentKeys(dict.fromkeys(keys))
         self.failed = False
 
     def take(self, trade: Trade) -> None:
@@ -2718,6 +2726,7 @@ class RangeFill:
         if stored != NOTHING or gap.after_id is not None:
             edge = stored if stored != NOTHING else Boundary(gap.first - 1, gap.after_utc)
             self.sequence.restart(edge.trade_id, milliseconds(edge.time_utc) or self._end_ts)
+            self._files.gaps.ask_again(max(gap.first, edge.trade_id + 1), gap.before_id - 1)
             return
         self.sequence.restart(-1, self._floor_ts)
         search = DayStartSearch(self._files.inst_id, self._services.rest, utc_day(self._floor_ts))

@@ -179,3 +179,25 @@ def test_the_last_ids_before_midnight_are_not_the_newest_by_time(exporter: MakeE
     recorder.wait_until_whole()
     assert recorder.stop() == 0
     assert_vault_equals_ledger(recorder.vault, okx)
+
+
+def test_what_was_decided_before_a_crash_is_judged_anew(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """It was on the disk, the trades after it were not: of today, and inside a pending range."""
+    okx = make_okx(start="2026-11-21T12:00:00Z", instruments=[BTC])
+    okx.prefill(BTC, 3000, "2026-11-19T06:00:00Z", "2026-11-21T11:59:00Z")
+    recorder = exporter(okx, settings=SETTINGS)
+    write_days(recorder.vault, okx, until="2026-11-20T01:00:00")
+    write_days(recorder.vault, okx, since="2026-11-21T00:00:00", until="2026-11-21T10:00:00")
+    past, today, newest = (
+        [p for p in okx.pushes[BTC] if to_utc(p.ts) >= f"2026-11-{t}"] for t in ("20T01", "21", "21T10")
+    )
+    times = (f"{to_utc(past[0].ts)[:19]}.000Z", "2026-11-21T00:00:00.000Z")
+    write_gap(recorder.vault, "pending", (past[0].first_id - 1, today[0].first_id), times)
+    for pushes, reason in ((past, "absent"), (past, "horizon"), (newest, "unrepaired")):
+        write_gap(recorder.vault, reason, (pushes[0].first_id - 1, pushes[9].first_id), times)
+    recorder.start_capture()
+    okx.trade()
+    recorder.wait_until_whole()
+    recorder.wait_until_stored()
+    assert recorder.stop() == 0
+    assert_whole(recorder.vault, okx)
