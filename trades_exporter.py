@@ -754,10 +754,10 @@ class Learned(NamedTuple):
 class Repair:
     """Which pages of history-trades close a gap, and what their answers prove. `now` is any clock that only rises, s.
 
-    A page is addressed by `after`: it holds the PAGE newest trades with lower ids. Ids not asked for yet are walked
-    from the lowest up; ids that an answer lacked are asked for again together with ids above them: an answer that
-    shows ids on both sides and not these proves something. But for that, a REST that lags looks like one where ids do
-    not exist, and so does the end of what REST still has.
+    A page is addressed by `after`: it holds the PAGE newest trades with lower ids. New pages are asked for from the
+    lowest missing id up. Ids that an answer lacked are asked for again together with ids above them, for only an answer
+    that shows ids below and above them proves something: one that just ends there may come from a REST that lags, or
+    that no longer has older trades.
     """
 
     def __init__(self, sequence: Sequence, now: float, late_s: float = LATE_S) -> None:
@@ -765,9 +765,9 @@ class Repair:
         self.settled = -1  # the highest id that was known `late_s` ago: what is missing above may still come late
         self._late_s = late_s
         self._seen: collections.deque[tuple[float, int]] = collections.deque()  # the highest known id, at times
-        self._walked = -1  # ids up to this have been asked for
-        self._pages = 1  # to walk in one round; grows with success, so that a jump of the ids costs few requests
-        self._walk_at = self._again_at = now  # not before
+        self._asked_upto = -1  # ids up to this have been asked for
+        self._pages = 1  # new ones in a round; grows with success, so that a jump of the ids costs few requests
+        self._new_at = self._again_at = now  # not before
         self._pause = ASK_AGAIN_S[0]
         self._search: HoleSearch | None = None
         self._absent = Evidence()  # of missing ranges
@@ -779,29 +779,38 @@ class Repair:
             self._search = None
         if self._search:
             return [self._search.address()]
-        again: list[int] = []
-        walk: list[int] = []
+        again = self._pages_again() if now >= self._again_at else []
+        if again:
+            self._again_at = now + self._longer_pause()
+        return again + (self._new_pages() if now >= self._new_at else [])
+
+    def _pages_again(self) -> list[int]:
+        """Return pages of ids that answers lacked, with ids above them."""
+        pages: list[int] = []
+        for low, high in self.sequence.missing():
+            if low > min(self.settled, self._asked_upto):
+                break
+            asked = min(high, self._asked_upto)
+            if not pages or asked + 2 > pages[-1]:  # or else the page of a lower one shows this one too
+                pages.append(max(low + PAGE, asked + 1 + PAGE // 2))
+        return pages
+
+    def _new_pages(self) -> list[int]:
+        """Return the next pages of ids that were not asked for yet."""
+        pages: list[int] = []
         ahead = sum(trade.fetched for trade in self.sequence.waiting)
-        lowest = next(self.sequence.missing(), (0, 0))[0]  # all that waits needs it: there is always room for its page
-        room = max(min(self._pages, (LOOKAHEAD_TRADES - ahead) // PAGE), int(lowest > self._walked))
-        if now < self._walk_at:
-            room = 0
+        room = min(self._pages, (LOOKAHEAD_TRADES - ahead) // PAGE)
         for low, high in self.sequence.missing():
             if low > self.settled:
                 break
-            if low <= self._walked:
-                asked = min(high, self._walked)
-                if not again or asked + 2 > again[-1]:  # or else the page of a lower one shows this one too
-                    again.append(max(low + PAGE, asked + 1 + PAGE // 2))
-            while self._walked < high and len(walk) < room:
-                walk.append(max(low, self._walked + 1) + PAGE)
-                self._walked = walk[-1] - 1
-            if self._walked < high:
+            if low == self.sequence.next and low > self._asked_upto:
+                room = max(room, 1)  # all that waits needs this page
+            while self._asked_upto < high and len(pages) < room:
+                pages.append(max(low, self._asked_upto + 1) + PAGE)
+                self._asked_upto = pages[-1] - 1
+            if self._asked_upto < high:
                 break
-        if not again or now < self._again_at:
-            return walk
-        self._again_at = now + self._longer_pause()
-        return again + walk
+        return pages
 
     def learn(self, after: int, rows: list[Trade], now: float) -> Learned:
         """Take the answer to a page, by id."""
@@ -835,19 +844,19 @@ class Repair:
         return pause
 
     def _look_for_a_hole(self, after: int, ids: list[int], now: float) -> None:
-        """Begin a search where a walked page showed none of its ids and more are missing after it; go on with one."""
+        """Begin a search where a new page showed none of its ids and more are missing after it; go on with one."""
         search, sequence = self._search, self.sequence
         if search is None:
             low, top = after - PAGE, ids[-1] if ids else -1
             if top < low and sequence.lacks(low) and sequence.lacks(after):
                 high = next(high for _, high in sequence.missing() if high >= after)
-                self._search, self._walked, self._pages = HoleSearch(low, high + 1), low - 1, 1
+                self._search, self._asked_upto, self._pages = HoleSearch(low, high + 1), low - 1, 1
         elif after == search.address():
             outcome = search.learn(after, ids)
             if outcome == "lost":
-                self._search, self._walk_at = None, now + self._longer_pause()
+                self._search, self._new_at = None, now + self._longer_pause()
             elif outcome == "found":
-                self._search, self._walked = None, search.high - 1
+                self._search, self._asked_upto = None, search.high - 1
 
     def _prove(self, bottom: int, top: int, now: float) -> bool:
         """Count an answer for each missing range between its lowest and its highest id; tell whether there was one."""
