@@ -561,11 +561,11 @@ class Sequence:
         self._limit = limit  # pushes that may wait
         self._stored = -1  # the last stored id
         self._fallen = FallenIds()
-        self._patched = True  # the file's end may hold single trades out of an aggregate of the millisecond `ts`
+        self._may_overlap = True  # the file's end may hold single trades that a push of the same millisecond repeats
 
     def restart(self, last: int | None, ts: str) -> None:
         """Continue after the stored trade `last` of the time `ts` (ms). What waits is dropped: it will be fetched."""
-        self.next, self.ts, self._patched = None if last is None else last + 1, ts, True
+        self.next, self.ts, self._may_overlap = None if last is None else last + 1, ts, True
         self._stored = -1 if last is None else last
         self.waiting.clear()
 
@@ -586,7 +586,7 @@ class Sequence:
 
     def offer(self, trade: Trade) -> Iterable[Trade | Gap]:
         """Take a push, or a single trade that was fetched; raise BuildFailError where OKX's ids fell."""
-        if trade.first == self.next and not self.waiting and self._continues(trade):
+        if trade.first == self.next and not self.waiting and self._can_append(trade):
             self._store(trade)
             return (trade,)
         if self.next is None:
@@ -596,7 +596,7 @@ class Sequence:
             self.skip(trade)
             return ()
         self.note(trade)
-        if trade.first == self.next and self._continues(trade) and self.waiting[0].first > trade.last:
+        if trade.first == self.next and self._can_append(trade) and self.waiting[0].first > trade.last:
             self._store(trade)
             return [trade, *self._waited()]
         if trade.first >= self.next:
@@ -625,7 +625,7 @@ class Sequence:
         Where late pushes have gone further meanwhile, or the last one's time was wrong, it never goes back.
         """
         first = max(first, self.next or 0)
-        self.next, self.ts, self._patched = first, ts, True
+        self.next, self.ts, self._may_overlap = first, ts, True
         self.waiting = [trade for trade in self.waiting if trade.first >= first]
         return self._waited()
 
@@ -660,16 +660,16 @@ class Sequence:
             out += self._waited()
         return out
 
-    def _continues(self, trade: Trade) -> bool:
+    def _can_append(self, trade: Trade) -> bool:
         """Tell whether a push that begins at `next` can be appended: it must not hold a trade that is stored already.
 
-        Two pushes of one taker order, one for each `source`, may have interleaved ids: then one seems to begin later
-        than it does. That is possible only in the millisecond of the last stored trade, and only if that was fetched.
+        OKX sends one push for each `source` of a taker order, and their ids may be interleaved: then a push holds lower
+        ids than its count says. Those are stored only if they were fetched singly, in the millisecond of the push.
         """
-        return (trade.counted and trade.first == trade.last) or trade.ts != self.ts or not self._patched
+        return (trade.counted and trade.first == trade.last) or trade.ts != self.ts or not self._may_overlap
 
     def _store(self, trade: Trade) -> None:
-        self._patched = trade.fetched or (self._patched and trade.ts == self.ts)
+        self._may_overlap = trade.fetched or (self._may_overlap and trade.ts == self.ts)
         self.next, self.ts, self._stored = trade.last + 1, trade.ts, trade.last
 
     def _wait(self, trade: Trade) -> None:
@@ -686,7 +686,7 @@ class Sequence:
             if self.next is None or trade.first > self.next:
                 break
             done += 1
-            if trade.first == self.next and self._continues(trade):
+            if trade.first == self.next and self._can_append(trade):
                 self._store(trade)
                 out.append(trade)
         del self.waiting[:done]
