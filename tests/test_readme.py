@@ -61,7 +61,12 @@ def text_of(node: ast.expr) -> str:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
-STRINGS = {text_of(node) for node in ast.walk(TREE) if isinstance(node, ast.JoinedStr | ast.Constant)} - {"", VARIES}
+DOCSTRINGS = [node.value for node in ast.walk(TREE) if isinstance(node, ast.Expr)]
+STRINGS = {
+    text_of(node)
+    for node in ast.walk(TREE)
+    if isinstance(node, ast.JoinedStr | ast.Constant) and node not in DOCSTRINGS
+} - {"", VARIES}
 
 
 def passed_texts(name: str, function: Function) -> set[str]:
