@@ -1273,6 +1273,25 @@ class TradeFiles:
         """Return the last trade of a day's file, or NOTHING."""
         return self._ends.get(day, NOTHING)
 
+    def fits(self, day: str, trade: Trade) -> bool:
+        """Tell whether a trade can be appended to its day's file: ids rise there, and from day to day.
+
+        Times may cross by CROSSING_S before and after midnight: what is stored of a later day with lower ids is not
+        younger than that, and the trade not older.
+        """
+        if self.end_of(day).trade_id >= trade.first:
+            return False
+        later = self.highest_later(day, trade)
+        if later is NOTHING:
+            return True
+        midnight, margin = int(midnight_of(later.time_utc[:10])), CROSSING_S * 1000
+        return int(milliseconds(later.time_utc)) - margin <= midnight <= int(trade.ts) + margin
+
+    def highest_later(self, day: str, trade: Trade) -> Boundary:
+        """Return the highest stored trade of a later day with a lower id than this trade has, or NOTHING."""
+        ends = (end for other, end in self._ends.items() if other > day and end.trade_id < trade.first)
+        return max(ends, default=NOTHING)
+
     def first(self) -> Boundary | None:
         """Return the first stored trade; raise OSError where it can't be read."""
         for paths in self.vault.days(self.inst_id).values():
@@ -1342,6 +1361,7 @@ class TradeWriter:
         self._file_day = ""
         self._day = self._second = ""  # of the newest line
         self._unfit = False  # trades of this day do not fit
+        self._crossing = False  # a later day has lower ids: trades of this day fit for a second around midnight only
         self._lines: list[str] = []  # of the day, not yet in the file
         self._newest: Trade | None = None  # of these lines
         self._unsynced = False
@@ -1364,7 +1384,7 @@ class TradeWriter:
             second = utc_second(item.ts[:10])
             if second is not self._second:
                 self._second = second
-                if second[:10] != self._day:
+                if second[:10] != self._day or self._crossing:
                     self._turn_day(second[:10], item)
             if self._unfit:
                 self._on_unfit(item)
@@ -1377,6 +1397,7 @@ class TradeWriter:
     def _turn_day(self, day: str, trade: Trade) -> None:
         self.flush()
         self._unfit = not self._fits(day, trade)
+        self._crossing = self._files.highest_later(day, trade) is not NOTHING
         self._day = day
         if not self._unfit:
             self._on_day(day)
@@ -2521,7 +2542,7 @@ class Recorder:
     def _fits(self, day: str, trade: Trade) -> bool:
         """Tell whether a trade can be appended to its day's file: history will still append to the days it fills."""
         filled = [gap.before_utc[:10] for gap in self._files.gaps.pending()]
-        return day >= max(filled, default="") and self._files.end_of(day).trade_id < trade.first
+        return day >= max(filled, default="") and self._files.fits(day, trade)
 
     def _on_unfit(self, trade: Trade) -> None:
         self._files.gaps.add([Gap("unrepaired", trade.first - 1, trade.last + 1, utc(trade.ts), utc(trade.ts))])
@@ -2936,7 +2957,7 @@ class History:
         archives: Archives,
         newest: Callable[[], tuple[int, str]],
     ) -> None:
-        self.writer = TradeWriter(files, instrument, self._fits, self._on_unfit, self._on_day)
+        self.writer = TradeWriter(files, instrument, files.fits, self._on_unfit, self._on_day)
         self._inst_id = instrument.inst_id
         self._files = files
         self._services = services
@@ -3023,13 +3044,11 @@ class History:
         if trades:
             self.progress.stored(len(trades), trades[-1].last, self._day)
 
-    def _fits(self, day: str, trade: Trade) -> bool:
-        return self._files.end_of(day).trade_id < trade.first
-
     def _on_unfit(self, trade: Trade) -> None:
-        """Pass over a trade whose day has later ones in its file; end the range where times do not just cross."""
+        """Pass over a trade; end the range where its day has later ones in its file and times do not just cross."""
         self._unfit.append(trade)
-        if self._fill and int(trade.ts) % 86_400_000 >= CROSSING_S * 1000:
+        has_later = self._files.end_of(utc_day(trade.ts)).trade_id >= trade.first
+        if self._fill and has_later and int(trade.ts) % 86_400_000 >= CROSSING_S * 1000:
             self._fill.end_at(self._unfit[0].first)
 
     def _on_day(self, day: str) -> None:
@@ -3039,7 +3058,7 @@ class History:
             self._files.gaps.add([Gap("unrepaired", first.first - 1, last.last + 1, utc(first.ts), utc(last.ts))])
         if self._day and day > self._day:
             self._end_day()
-        self._day = day
+        self._day = max(self._day, day)  # where times cross, a day is said to be whole once
 
     def _end_day(self) -> None:
         """Put a day that is whole on the disk, take it off the record, and say so."""

@@ -21,6 +21,7 @@ from harness import (
     last_stored_id,
     read_gaps,
     read_vault,
+    to_ms,
     to_utc,
 )
 
@@ -348,6 +349,29 @@ def test_times_that_cross_at_midnight(exporter: MakeExporter, make_okx: MakeOKX)
     reasons = {gap["reason"] for gap in read_gaps(recorder.vault)}
     assert verdict.missing <= 20
     assert reasons == {"start", "unrepaired"}
+    assert recorder.run("--verify").returncode == 0
+
+
+@pytest.mark.parametrize("times_s", [(-6, 0.1, -5, -0.5, 0.2), (-6, 5, -0.1, 6), (-3, 0.9, -0.9, -2, 3)])
+@pytest.mark.parametrize("past", [True, False])
+def test_times_that_cross_at_midnight_by_seconds(
+    exporter: MakeExporter, make_okx: MakeOKX, times_s: tuple[float, ...], *, past: bool
+) -> None:
+    """What would break the order of ids from day to day goes on record as unrepaired, in history and live."""
+    okx = make_okx(start="2026-11-20T23:59:00Z", instruments=[BTC])
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC]}))
+    if not past:
+        recorder.start_capture()
+    for time_s in times_s:
+        okx.trade(count=1, ts=to_ms("2026-11-21T00:00:00.000Z") + int(time_s * 1000), lost=past)
+    okx.set_clock("2026-11-21T00:00:10Z")
+    if past:
+        okx.pass_hours(40, trades=300)
+        recorder.start_capture()
+    okx.trade(BTC, 5)
+    finish(okx, recorder)
+    assert assert_vault_equals_ledger(recorder.vault, okx).missing == 1
+    assert {gap["reason"] for gap in read_gaps(recorder.vault)} == {"start", "unrepaired"}
     assert recorder.run("--verify").returncode == 0
 
 
