@@ -1493,7 +1493,7 @@ def reason_to_retry(exc: Exception) -> str:
     """
     if isinstance(exc, BuildFailError | VaultError):
         raise exc
-    match getattr(exc, "os_error", exc):  # aiohttp wraps what the system said
+    match cause := getattr(exc, "os_error", exc):  # aiohttp wraps what the system said
         case RequestError() | websockets.ConnectionClosed():
             reason = describe(exc)
         case socket.gaierror():
@@ -1507,7 +1507,8 @@ def reason_to_retry(exc: Exception) -> str:
         case aiohttp.ClientHttpProxyError(status=status):
             reason = f"HTTP {status}"
         case _:
-            reason = f"{type(exc).__name__}: {printable(exc, 120)}" if str(exc) else type(exc).__name__
+            text = printable(re.sub(r"//\S*@", "//", str(cause)), 80)  # without a proxy's password
+            reason = f"{type(cause).__name__}: {text}" if text else type(cause).__name__
     return reason
 
 

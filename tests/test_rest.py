@@ -15,6 +15,8 @@ import pytest
 import structlog
 import websockets
 from aiohttp.client_reqrep import ConnectionKey
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 import trades_exporter
 from harness import ROOT, STOP_S, wait_for
@@ -39,6 +41,7 @@ sys.exit(trades_exporter.main(sys.argv[1:]))
 HOST = ConnectionKey(
     "openapi.okx.com", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None
 )
+PROXY = URL("http://me:secret@127.0.0.1:1")
 TIME = b'{"code":"0","msg":"","data":[{"ts":"1791369350776"}]}'
 
 
@@ -67,7 +70,8 @@ def test_our_own_errors_are_fatal(exc: Exception) -> None:
         (aiohttp.ClientConnectorDNSError(HOST, socket.gaierror(-2, "unknown")), "host not found"),
         (aiohttp.ClientConnectorError(HOST, ConnectionRefusedError(111, "refused")), "connection refused"),
         (aiohttp.ClientConnectorError(HOST, untrusted()), "not trusted: self-signed certificate"),
-        (aiohttp.ClientConnectorError(HOST, OSError(113, "No route to host")), "No route to host"),
+        (aiohttp.ClientConnectorError(HOST, OSError(113, "No route to host")), "OSError: [Errno 113] No route to host"),
+        (aiohttp.ClientConnectorError(HOST, ConnectionResetError()), "ConnectionResetError"),
         (aiohttp.ClientProxyConnectionError(HOST, ConnectionRefusedError(111, "refused")), "connection refused"),
         (aiohttp.ServerDisconnectedError(), "Server disconnected"),
         (aiohttp.ConnectionTimeoutError(), "no answer in time"),
@@ -93,6 +97,22 @@ def test_our_own_errors_are_fatal(exc: Exception) -> None:
 )
 def test_whatever_else_connecting_and_asking_raises_is_passing(exc: Exception, reason: str) -> None:
     assert reason in reason_to_retry(exc)
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        aiohttp.InvalidURL("http://me:secret@127.0.0.1:99999"),
+        aiohttp.ClientResponseError(
+            aiohttp.RequestInfo(PROXY, "CONNECT", CIMultiDictProxy(CIMultiDict()), PROXY), (), message="Bad status line"
+        ),
+        websockets.InvalidProxy("http://me:secret@127.0.0.1:99999", "port out of range"),
+    ],
+    ids=lambda exc: type(exc).__name__,
+)
+def test_a_proxy_s_password_is_not_shown(exc: Exception) -> None:
+    assert "127.0.0.1" in reason_to_retry(exc)
+    assert "secret" not in reason_to_retry(exc)
 
 
 # ----------------------------------------------------------------------------------------------- limits and addresses
