@@ -1325,16 +1325,21 @@ class TradeFiles:
 
     async def until_writable(self, throttle: LogThrottle, exc: OSError) -> list[str]:
         """After a failed write: try every second until there is room, then recover; return the newest dedup keys."""
+        said = False
         while True:
             if throttle.may_log("disk"):
-                what = "Can't write to the Vault: trying every second; what is missed is fetched later"
-                log.error(what, instId=self.inst_id, error=describe(exc))
+                said = True
+                log.error("Can't write to the Vault: trying every second", instId=self.inst_id, error=describe(exc))
             await asyncio.sleep(RETRY_WRITE_S)
             try:
                 self.try_to_write(PROBE_BYTES)
-                return self.recover()
+                keys = self.recover()
             except OSError as again:
                 exc = again
+                continue
+            if said:
+                log.info("The Vault can be written again", instId=self.inst_id)
+            return keys
 
 
 class TradeWriter:
