@@ -2584,7 +2584,7 @@ def archive_day(ts: str) -> date:
 
 
 class ArchiveSource:
-    """One instrument's archives, read one after the other; remembers which can't be had, and until when."""
+    """An instrument's archives for one pending range, read one after the other; remembers which can't be had."""
 
     def __init__(self, archives: Archives, instrument: Instrument) -> None:
         self.listed = (-1, -1)  # first and last id that archives of days in a row list, up to the one opened last
@@ -2593,7 +2593,7 @@ class ArchiveSource:
         self._archives = archives
         self._instrument = instrument
         self._archive: Archive | None = None
-        self._read_upto = date.min  # no earlier archive has anything for the present range
+        self._read_upto = date.min  # no archive up to this day has anything more for the range
         self._retry_at: dict[date, float] = {}
         self._damaged: collections.Counter[date] = collections.Counter()
         self._missing: set[date] = set()
@@ -2602,13 +2602,6 @@ class ArchiveSource:
     def is_open(self) -> bool:
         """Tell whether an archive is being read."""
         return self._archive is not None
-
-    def begin_range(self) -> None:
-        """Forget what was read: another range of ids is wanted."""
-        self.close()
-        self._read_upto = self._listed_day = date.min
-        self.listed = (-1, -1)
-        self._bad_ids.clear()
 
     def close(self) -> None:
         """Let go of the archive that is being read."""
@@ -2734,7 +2727,7 @@ class RangeFill:
         store: Callable[[Iterable[Trade | Gap]], None],
     ) -> None:
         self.sequence = Sequence()
-        self.end = gap.before_id  # exclusive
+        self._end = gap.before_id  # exclusive
         self._gap = gap
         self._files = files
         self._services = services
@@ -2749,11 +2742,7 @@ class RangeFill:
     @property
     def done(self) -> bool:
         """Tell whether all of the range is stored or on record."""
-        return self.sequence.next is not None and self.sequence.next >= self.end
-
-    def end_at(self, first: int) -> None:
-        """Let the range end before the id `first`: what follows is of a day whose file can't be appended to."""
-        self.end = min(self.end, first)
+        return self.sequence.next is not None and self.sequence.next >= self._end
 
     async def find_lower_edge(self) -> None:
         """Find out where the range begins: after what is stored of it, or with the first trade of a day."""
@@ -2766,7 +2755,7 @@ class RangeFill:
             return
         self.sequence.restart(-1, self._floor_ts)
         search = DayStartSearch(self._files.inst_id, self._services.rest, utc_day(self._floor_ts))
-        start = await search.find(max(self._newest()[0], self.end))  # there may have been no push yet
+        start = await search.find(max(self._newest()[0], self._end))  # there may have been no push yet
         if start.before and start.first:
             self._begin_with(start.first)
 
@@ -2799,14 +2788,14 @@ class RangeFill:
         low = sequence.next or 0
         if not source.is_open:
             day = source.next_day(sequence.ts)
-            if low >= self._reach.begin and (self.end - low <= ARCHIVE_IDS or sequence.waiting):
+            if low >= self._reach.begin and (self._end - low <= ARCHIVE_IDS or sequence.waiting):
                 return False
             if day > archive_day(self._end_ts) or not await source.open(day):
                 return False
             sequence.expect(low - 1, sequence.ts)  # from now on what it lists
         if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2:  # what it does not list is asked of REST first
             return False
-        trades = [trade for trade in source.read() if low <= trade.first < self.end]
+        trades = [trade for trade in source.read() if low <= trade.first < self._end]
         if sequence.begin_unknown and (trades := [trade for trade in trades if trade.ts >= self._floor_ts]):
             self._begin_with(trades[0])
         self._store([item for trade in trades for item in sequence.offer(trade)])
@@ -2817,8 +2806,8 @@ class RangeFill:
         sequence, source = self.sequence, self._source
         low = sequence.next or 0
         if not source.is_open:  # only what archives left out, where that is missing
-            upto = source.listed[1] if low < source.listed[1] else self.end - 1
-            sequence.expect(min(upto, self.end - 1), self._end_ts)
+            upto = source.listed[1] if low < source.listed[1] else self._end - 1
+            sequence.expect(min(upto, self._end - 1), self._end_ts)
         pages = self._backfill.repair.next_pages(monotonic())
         if not pages:
             await asyncio.sleep(LATE_S / 5)
@@ -2830,7 +2819,7 @@ class RangeFill:
         if hole and low == hole[0] and self._reach.is_stalled(low):
             above, listed = hole[1] + 1, source.listed[1]
             halves = [above + (listed - above >> n) for n in range(1, 24)]  # REST may reach into what archives list
-            ends = dict.fromkeys((self.end, listed, *halves, above))
+            ends = dict.fromkeys((self._end, listed, *halves, above))
             await self._reach.look(hole[1], ends, self._newest()[0])
 
     def _decide(self, low: int, high: int) -> list[Trade | Gap] | None:
@@ -2963,18 +2952,17 @@ class History:
         archives: Archives,
         newest: Callable[[], tuple[int, str]],
     ) -> None:
-        self.writer = TradeWriter(files, instrument, files.fits, self._on_unfit, self._on_day)
-        self._inst_id = instrument.inst_id
+        self._unfit: list[Trade] = []  # in a row, with no trade after them that fits
+        self.writer = TradeWriter(files, instrument, files.fits, self._unfit.append, self._on_day)
+        self.progress = HistoryProgress(instrument.inst_id, files.gaps)
+        self._instrument = instrument
         self._files = files
         self._services = services
-        self._source = ArchiveSource(archives, instrument)
+        self._archives = archives
         self._newest = newest
         self._wanted = asyncio.Event()
-        self._fill: RangeFill | None = None
         self._day = ""  # that is being filled
-        self.progress = HistoryProgress(instrument.inst_id, files.gaps)
         self._looked_at = 0.0  # at the disk
-        self._unfit: list[Trade] = []  # in a row, with no trade after them that fits
         self._failure: OSError | None = None  # of an fsync
 
     def wake(self) -> None:
@@ -3000,28 +2988,27 @@ class History:
             except OSError as exc:
                 self.writer.abandon()
                 await self._files.until_writable(self._services.throttle, exc)
-            finally:
-                self._source.close()
-                self._unfit.clear()
-                self._fill = None
 
     async def _fill_range(self, gap: Gap) -> None:
-        self._source.begin_range()
         self.writer.turn_anew()  # what did not fit may have been of the day that this range begins with
         self._day = ""
-        self._fill = fill = RangeFill(gap, self._files, self._services, self._source, self._newest, self._store)
-        await fill.find_lower_edge()
-        while not fill.done:
-            await self._may_go_on()
-            await fill.step()
-        if self._unfit:
-            fill.end_at(self._unfit[0].first)
-            self._unfit.clear()
+        self._unfit.clear()
+        with contextlib.closing(ArchiveSource(self._archives, self._instrument)) as source:
+            fill = RangeFill(gap, self._files, self._services, source, self._newest, self._store)
+            await fill.find_lower_edge()
+            while not fill.done and not self._is_blocked():
+                await self._may_go_on()
+                await fill.step()
         self._end_day()
-        last = min(fill.end, fill.sequence.next or 0) - 1
+        last = min([gap.before_id, *(trade.first for trade in self._unfit)]) - 1
         self._clear(Boundary(last, self._files.highest(before=last + 1).time_utc))
-        if fill.end < gap.before_id:
+        if self._unfit:
             self._leave_rest(last, gap)
+
+    def _is_blocked(self) -> bool:
+        """Tell whether trades don't fit since their day's file has later ones, and not since times cross."""
+        later = (trade for trade in self._unfit if self._files.end_of(utc_day(trade.ts)).trade_id >= trade.first)
+        return any(int(trade.ts) % 86_400_000 >= CROSSING_S * 1000 for trade in later)
 
     def _leave_rest(self, last: int, gap: Gap) -> None:
         """Remove the ids after `last` from the pending gap: that day's file already has later trades."""
@@ -3050,12 +3037,6 @@ class History:
         if trades:
             self.progress.stored(len(trades), trades[-1].last, self._day)
 
-    def _on_unfit(self, trade: Trade) -> None:
-        """Pass over a trade; end the range where its day has later ones in its file and times do not just cross."""
-        self._unfit.append(trade)
-        has_later = self._files.end_of(utc_day(trade.ts)).trade_id >= trade.first
-        if self._fill and has_later and int(trade.ts) % 86_400_000 >= CROSSING_S * 1000:
-            self._fill.end_at(self._unfit[0].first)
 
     def _on_day(self, day: str) -> None:
         if self._unfit:  # times cross at midnight
@@ -3070,7 +3051,7 @@ class History:
         """Put a day that is whole on the disk, take it off the record, and say so."""
         self.writer.flush()
         self.writer.close_file()
-        if not self._day or self._fill is None:
+        if not self._day:
             return
         next_day = date.fromisoformat(self._day) + timedelta(days=1)
         self._clear(Boundary(self._files.end_of(self._day).trade_id, f"{next_day}T00:00:00.000Z"))
