@@ -2860,22 +2860,21 @@ class RangeFill:
 class HistoryProgress:
     """What the log says of an instrument's history: what is pending, each finished day, how long it takes."""
 
-    def __init__(self, inst_id: str, gaps: GapsFile) -> None:
-        self._inst_id = inst_id
-        self._gaps = gaps
+    def __init__(self, files: TradeFiles) -> None:
+        self._inst_id = files.inst_id
+        self._files = files
         self._began_at = self._logged_at = monotonic()
         self._stored = 0  # trades since then
-        self._next = 0  # the id after the last stored one
 
     def pending_ids(self) -> int:
         """Return how many ids are pending; those of a range without a lower edge are not known and not counted."""
-        ranges = [(gap.first, gap.before_id) for gap in self._gaps.pending() if gap.after_id is not None]
-        return sum(before - (self._next if first < self._next < before else first) for first, before in ranges)
+        ranges = [gap for gap in self._files.gaps.pending() if gap.after_id is not None]
+        return sum(gap.before_id - max(gap.first, self._files.highest(gap.before_id).trade_id + 1) for gap in ranges)
 
     def begin(self) -> None:
         """Log the plan: days, and about how many trades, how much room, and how much time over REST alone."""
-        self._began_at, self._stored = monotonic(), 0
-        pending, trades = self._gaps.pending(), self.pending_ids()
+        self._stored = 0
+        pending, trades = self._files.gaps.pending(), self.pending_ids()
         about = {}
         if all(gap.after_id is not None for gap in pending):
             over_rest = str(timedelta(seconds=trades // 1000))
@@ -2883,12 +2882,11 @@ class HistoryProgress:
         days = f"{pending[0].after_utc[:10]} to {pending[-1].before_utc[:10]}"
         log.info(f"History {self._inst_id}: {days} to be fetched", **about)
 
-    def stored(self, trades: int, upto: int, day: str) -> None:
-        """Count stored trades, up to an id; log how far a day is, at most once in LOG_AGAIN_S."""
+    def stored(self, trades: int, day: str) -> None:
+        """Count stored trades; log how far a day is, at most once in LOG_AGAIN_S."""
         if not self._stored:  # it may have waited for a live repair before
             self._began_at = monotonic()
         self._stored += trades
-        self._next = upto + 1
         if monotonic() - self._logged_at >= LOG_AGAIN_S:
             self._logged_at = monotonic()
             pending = self.pending_ids()
@@ -2896,7 +2894,7 @@ class HistoryProgress:
 
     def end_day(self, day: str) -> None:
         """Log a finished day."""
-        days = [gap.before_utc[:10] for gap in self._gaps.pending()]
+        days = [gap.before_utc[:10] for gap in self._files.gaps.pending()]
         left = (date.fromisoformat(max(days)) - date.fromisoformat(day)).days - 1 if days else 0
         eta = self._eta(self.pending_ids())
         log.info(f"History {self._inst_id} {day} is whole", days_left=max(0, left), trades=self._stored, eta=eta)
@@ -2954,7 +2952,7 @@ class History:
     ) -> None:
         self._unfit: list[Trade] = []  # in a row, with no trade after them that fits
         self.writer = TradeWriter(files, instrument, files.fits, self._unfit.append, self._on_day)
-        self.progress = HistoryProgress(instrument.inst_id, files.gaps)
+        self.progress = HistoryProgress(files)
         self._instrument = instrument
         self._files = files
         self._services = services
@@ -3033,9 +3031,8 @@ class History:
     def _store(self, items: Iterable[Trade | Gap]) -> None:
         self.writer.store(items)
         self.writer.flush()
-        trades = [item for item in items if isinstance(item, Trade)]
-        if trades:
-            self.progress.stored(len(trades), trades[-1].last, self._day)
+        if trades := sum(isinstance(item, Trade) for item in items):
+            self.progress.stored(trades, self._day)
 
 
     def _on_day(self, day: str) -> None:
