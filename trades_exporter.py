@@ -2908,15 +2908,6 @@ class HistoryProgress:
         return str(timedelta(seconds=round(pending / rate))) if rate else "unknown"
 
 
-async def wait_for_room(vault: Vault, throttle: LogThrottle) -> None:
-    """Wait while the disk has less than HISTORY_FREE_BYTES free; raise OSError where it is gone."""
-    while (free := vault.free_bytes()) < HISTORY_FREE_BYTES:
-        if throttle.may_log("little room"):
-            needed = f"{HISTORY_FREE_BYTES / 1e9:.1f} GB"
-            log.warning("History waits: the disk is nearly full", free=f"{free / 1e9:.1f} GB", needed=needed)
-        await asyncio.sleep(HISTORY_WAIT_S)
-
-
 def fetch_since(files: TradeFiles, day: str) -> None:
     """Put on record as pending what lies before the first stored day, back to `day`; raise OSError.
 
@@ -2960,7 +2951,6 @@ class History:
         self._newest = newest
         self._wanted = asyncio.Event()
         self._day = ""  # that is being filled
-        self._looked_at = 0.0  # at the disk
         self._failure: OSError | None = None  # of an fsync
 
     def wake(self) -> None:
@@ -3017,16 +3007,17 @@ class History:
         gaps.clear({"pending"}, Boundary(last + 1, ""), Boundary(gap.before_id - 1, ""))
 
     async def _may_go_on(self) -> None:
-        """Wait while a live gap is being repaired, or the disk is nearly full; raise OSError where writing failed."""
+        """Wait while a live gap is being repaired, or the disk is nearly full; raise OSError where it fails."""
         if self._failure:
             failure, self._failure = self._failure, None
             raise failure
         while self._services.patience.repairing:
             await asyncio.sleep(LATE_S)
-        if monotonic() - self._looked_at < HISTORY_WAIT_S:
-            return
-        await wait_for_room(self._files.vault, self._services.throttle)
-        self._looked_at = monotonic()
+        while (free := self._files.vault.free_bytes()) < HISTORY_FREE_BYTES:
+            if self._services.throttle.may_log("little room"):
+                needed = f"{HISTORY_FREE_BYTES / 1e9:.1f} GB"
+                log.warning("History waits: the disk is nearly full", free=f"{free / 1e9:.1f} GB", needed=needed)
+            await asyncio.sleep(HISTORY_WAIT_S)
 
     def _store(self, items: Iterable[Trade | Gap]) -> None:
         self.writer.store(items)
