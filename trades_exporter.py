@@ -2681,30 +2681,39 @@ class RestReach:
         self.begin = -1  # REST shows nothing below this id
         self._rest = rest
         self._inst_id = inst_id
-        self._stalled = (-1, 0.0)  # the lowest missing id, and since when it is that
+        self._low, self._since = -1, 0.0  # the lowest missing id, and since when it is that
 
-    def is_stalled(self, low: int) -> bool:
-        """Tell whether this has been the lowest missing id for ABSENT_S, though REST was asked."""
-        if low != self._stalled[0]:
-            self._stalled = (low, monotonic())
-        return monotonic() - self._stalled[1] > ABSENT_S
+    async def look(self, low: int, high: int, newest: int) -> None:
+        """Find out where REST begins, if it was asked for ABSENT_S for the lowest missing ids, `low` to `high`.
 
-    async def look(self, high: int, ends: Iterable[int], newest: int) -> None:
-        """Look which of the `ends` of ranges that hold the missing id `high` REST does not reach; largest first."""
-        for end in ends:
-            if max(high, self.begin - 1) < end and await self._shows_nothing_below(end, newest):
-                self.begin = end
-                break
-        self._stalled = (self._stalled[0], monotonic())
+        A REST that shows the id `newest` works.
+        """
+        if low != self._low:
+            self._low, self._since = low, monotonic()
+        if high < self.begin or monotonic() - self._since <= ABSENT_S:
+            return
+        begin = await self._lowest_id(newest)
+        if begin > low and await self._shows_nothing_below(begin, newest):
+            self.begin = begin
+        self._since = monotonic()
 
-    async def _shows_nothing_below(self, end: int, newest: int) -> bool:
-        """Ask REST ABSENT_ANSWERS times over ABSENT_S whether it shows any id below `end`.
+    async def _lowest_id(self, newest: int) -> int:
+        """Return the lowest id that REST shows; `newest` where it shows none."""
+        search, outcome = HoleSearch(0, newest), "going on"
+        while outcome == "going on":
+            after = search.address()
+            rows = parse_rows(self._inst_id, await self._rest.history(self._inst_id, after))[0]
+            outcome = search.learn(after, [row.last for row in rows if row.last < after])
+        return search.high
+
+    async def _shows_nothing_below(self, begin: int, newest: int) -> bool:
+        """Ask REST ABSENT_ANSWERS times over ABSENT_S whether it shows any id below `begin`.
 
         Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
         """
         for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
-            rows = parse_rows(self._inst_id, await self._rest.history(self._inst_id, max(end, 1)))[0]
-            if any(row.last < end for row in rows) or not await self._rest.history(self._inst_id, newest + 1):
+            rows = parse_rows(self._inst_id, await self._rest.history(self._inst_id, begin))[0]
+            if any(row.last < begin for row in rows) or not await self._rest.history(self._inst_id, newest + 1):
                 return False
             await asyncio.sleep(pause)
         return True
@@ -2815,12 +2824,8 @@ class RangeFill:
             with contextlib.suppress(TimeoutError):  # REST may be dead, while an archive has come meanwhile
                 async with asyncio.timeout(ARCHIVE_RETRY_S):
                     await self._backfill.ask(pages, lambda: not self.done)
-        hole = next(sequence.missing(), None)
-        if hole and low == hole[0] and self._reach.is_stalled(low):
-            above, listed = hole[1] + 1, source.listed[1]
-            halves = [above + (listed - above >> n) for n in range(1, 24)]  # REST may reach into what archives list
-            ends = dict.fromkeys((self._end, listed, *halves, above))
-            await self._reach.look(hole[1], ends, self._newest()[0])
+        if missing := next(sequence.missing(), None):
+            await self._reach.look(*missing, self._newest()[0])
 
     def _decide(self, low: int, high: int) -> list[Trade | Gap] | None:
         """Decide about the lowest missing ids, which REST does not reach; return what is to be stored, None to wait."""
