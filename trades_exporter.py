@@ -3626,16 +3626,16 @@ class Metadata:
         self._recording: dict[str, Instrument] = {}
 
     async def start(self, tasks: asyncio.TaskGroup, inst_id: str) -> Instrument:
-        """Return an instrument from REST, or, where that is silent for METADATA_S, the one saved before.
+        """Return an instrument from REST, or, where that gives none within METADATA_S, the one saved before.
 
         Raises BuildFailError where its row is invalid, VaultError where it can't be saved.
         """
         fetching = tasks.create_task(self._fetch(inst_id))
         instrument = None
         while instrument is None:
-            if (await asyncio.wait([fetching], timeout=WATCH_S))[0]:
+            if (await asyncio.wait([fetching], timeout=METADATA_S))[0]:
                 instrument = fetching.result()
-            elif self._rest.silent_s() >= METADATA_S and (instrument := self._vault.load_instrument(inst_id)):
+            elif instrument := self._vault.load_instrument(inst_id):
                 fetching.cancel()
                 log.warning("REST is silent: starting with saved metadata, still retrying", instId=inst_id)
                 tasks.create_task(self.look_again(inst_id))
