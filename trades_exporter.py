@@ -2993,23 +2993,23 @@ class History:
                 await self._may_go_on()
                 await fill.step()
         self._end_day()
-        last = min([gap.before_id, *(trade.first for trade in self._unfit)]) - 1
-        self._clear(Boundary(last, self._files.highest(before=last + 1).time_utc))
+        before = self._unfit[0].first if self._unfit else gap.before_id
+        end = Boundary(before - 1, self._files.highest(before).time_utc)
+        self._clear(end)
         if self._unfit:
-            self._leave_rest(last, gap)
+            self._give_up(gap._replace(reason="unrepaired", after_id=end.trade_id, after_utc=end.time_utc))
 
     def _is_blocked(self) -> bool:
         """Tell whether trades don't fit since their day's file has later ones, and not since times cross."""
         later = (trade for trade in self._unfit if self._files.end_of(utc_day(trade.ts)).trade_id >= trade.first)
         return any(int(trade.ts) % 86_400_000 >= CROSSING_S * 1000 for trade in later)
 
-    def _leave_rest(self, last: int, gap: Gap) -> None:
-        """Remove the ids after `last` from the pending gap: that day's file already has later trades."""
+    def _give_up(self, gap: Gap) -> None:
+        """Put this end of a pending range on record, since that day's file already has later trades."""
         gaps = self._files.gaps
-        if not any(start.first <= last + 1 and gap.before_id <= start.before_id for start in gaps.of("start")):
-            after_utc = self._files.highest(before=last + 1).time_utc
-            gaps.add([Gap("unrepaired", last, gap.before_id, after_utc, gap.before_utc)])
-        gaps.clear({"pending"}, Boundary(last + 1, ""), Boundary(gap.before_id - 1, ""))
+        if not any(start.first <= gap.first and gap.before_id <= start.before_id for start in gaps.of("start")):
+            gaps.add([gap])
+        gaps.clear({"pending"}, Boundary(gap.first, ""), Boundary(gap.before_id - 1, ""))
 
     async def _may_go_on(self) -> None:
         """Wait while a live gap is being repaired, or the disk is nearly full; raise OSError where it fails."""
@@ -3054,9 +3054,8 @@ class History:
     def _clear(self, high: Boundary) -> None:
         """Take what is stored up to `high` off the record."""
         gap = next((gap for gap in self._files.gaps.pending() if gap.first <= high.trade_id < gap.before_id), None)
-        if gap is None:
-            return
-        self._files.gaps.clear({"pending", "start"}, Boundary(gap.first, gap.after_utc), high)
+        if gap is not None:
+            self._files.gaps.clear({"pending", "start"}, Boundary(gap.first, gap.after_utc), high)
 
 
 # ------------------------------------------------------------------------------------------------------------ verify
