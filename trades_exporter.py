@@ -2595,8 +2595,7 @@ class ArchiveSource:
         self._archive: Archive | None = None
         self._read_upto = date.min  # no archive up to this day has anything more for the range
         self._retry_at: dict[date, float] = {}
-        self._damaged: collections.Counter[date] = collections.Counter()
-        self._missing: set[date] = set()
+        self._gone: set[date] = set()
 
     @property
     def is_open(self) -> bool:
@@ -2615,7 +2614,7 @@ class ArchiveSource:
 
     def is_gone(self, day: date) -> bool:
         """Tell whether OKX does not have this archive, or has only a damaged one."""
-        return day in self._missing or self._damaged[day] > 1
+        return day in self._gone
 
     def lists_around(self, low: int, high: int) -> bool:
         """Tell whether what was opened lists ids on both sides of these."""
@@ -2627,42 +2626,42 @@ class ArchiveSource:
 
     def pass_over(self, day: date) -> None:
         """Go on with the archive of the next day."""
-        self._read_upto = max(self._read_upto, day)
+        self._read_upto = day
 
     async def open(self, day: date) -> bool:
         """Fetch the archive of a day, unless that failed a short while ago; return whether there is one to read now."""
         if monotonic() < self._retry_at.get(day, 0.0):
             return False
         about = {"instId": self._instrument.inst_id, "day": str(day)}
-        said_before = day in self._retry_at
+        failed_before = day in self._retry_at
         self._retry_at[day] = monotonic() + ARCHIVE_RETRY_S
-        self._missing.discard(day)
         try:
             self._archive = archive = await self._archives.fetch(self._instrument, day)
         except ArchiveMissingError:
-            self._missing.add(day)
-            if not said_before:
+            self._gone.add(day)
+            if not failed_before:
                 log.info("Archive not published yet; using REST instead", **about)
         except ArchiveDamagedError as exc:
-            self._damaged[day] += 1
+            if failed_before:
+                self._gone.add(day)
             log.warning("Archive is damaged; using REST instead", **about, error=describe(exc))
         except RequestError as exc:
-            if not said_before:
+            if not failed_before:
                 log.warning("Archive can't be downloaded now; using REST instead", **about, error=describe(exc))
         else:
             in_a_row = day == self._listed_day + timedelta(days=1)
             self.listed = self.listed[0] if in_a_row else archive.first_id, archive.last_id
             self._listed_day = day
-            del self._retry_at[day]  # after a failed write it is read again
             return True
         return False
 
     def read(self) -> list[Trade]:
         """Return the next trades of the open archive, by id; at its end close it and return none."""
-        batch = self._archive.trades() if self._archive is not None else None
-        if batch is None or self._archive is None:
-            if self._archive is not None:
-                self._read_upto = max(self._read_upto, self._archive.day)
+        if self._archive is None:
+            return []
+        batch = self._archive.trades()
+        if batch is None:
+            self.pass_over(self._archive.day)
             self.close()
             return []
         trades, bad = batch
