@@ -2588,14 +2588,14 @@ class ArchiveSource:
 
     def __init__(self, archives: Archives, instrument: Instrument) -> None:
         self.listed = (-1, -1)  # first and last id that archives of days in a row list, up to the one opened last
-        self._bad_ids: set[int] = set()  # of their rows
         self._listed_day = date.min  # of the one opened last
+        self._bad_ids: set[int] = set()  # of rows that can't be used
         self._archives = archives
         self._instrument = instrument
         self._archive: Archive | None = None
         self._read_upto = date.min  # no archive up to this day has anything more for the range
-        self._retry_at: dict[date, float] = {}
-        self._gone: set[date] = set()
+        self._retry_at: dict[date, float] = {}  # by day that failed: not before
+        self._gone: set[date] = set()  # OKX does not have them, or only damaged ones
 
     @property
     def is_open(self) -> bool:
@@ -2634,7 +2634,6 @@ class ArchiveSource:
             return False
         about = {"instId": self._instrument.inst_id, "day": str(day)}
         failed_before = day in self._retry_at
-        self._retry_at[day] = monotonic() + ARCHIVE_RETRY_S
         try:
             self._archive = archive = await self._archives.fetch(self._instrument, day)
         except ArchiveMissingError:
@@ -2653,6 +2652,7 @@ class ArchiveSource:
             self.listed = self.listed[0] if in_a_row else archive.first_id, archive.last_id
             self._listed_day = day
             return True
+        self._retry_at[day] = monotonic() + ARCHIVE_RETRY_S
         return False
 
     def read(self) -> list[Trade]:
@@ -2734,7 +2734,7 @@ class RangeFill:
         newest: Callable[[], tuple[int, str]],
         store: Callable[[Iterable[Trade | Gap]], None],
     ) -> None:
-        self.sequence = Sequence()
+        self._sequence = Sequence()
         self._end = gap.before_id  # exclusive
         self._gap = gap
         self._files = files
@@ -2744,13 +2744,13 @@ class RangeFill:
         self._store = store
         self._end_ts = milliseconds(gap.before_utc) or newest()[1]
         self._floor_ts = milliseconds(gap.after_utc)  # where the range has no lower id: what is older is not wanted
-        self._backfill = Backfill(files.inst_id, services, self.sequence, store, self._pass_over, late_s=0.0)
+        self._backfill = Backfill(files.inst_id, services, self._sequence, store, self._on_bad_row, late_s=0.0)
         self._reach = RestReach(services.rest, files.inst_id)
 
     @property
     def done(self) -> bool:
         """Tell whether all of the range is stored or on record."""
-        return self.sequence.next is not None and self.sequence.next >= self._end
+        return self._sequence.next is not None and self._sequence.next >= self._end
 
     async def find_lower_edge(self) -> None:
         """Find out where the range begins: after what is stored of it, or with the first trade of a day."""
@@ -2758,10 +2758,10 @@ class RangeFill:
         stored = self._files.highest(before=gap.before_id)  # may lie below the range, where a line was lost
         if stored != NOTHING or gap.after_id is not None:
             edge = stored if stored != NOTHING else Boundary(gap.first - 1, gap.after_utc)
-            self.sequence.restart(edge.trade_id, milliseconds(edge.time_utc) or self._end_ts)
+            self._sequence.restart(edge.trade_id, milliseconds(edge.time_utc) or self._end_ts)
             self._files.gaps.ask_again(max(gap.first, edge.trade_id + 1), gap.before_id - 1)
             return
-        self.sequence.restart(-1, self._floor_ts)
+        self._sequence.restart(-1, self._floor_ts)
         search = DayStartSearch(self._files.inst_id, self._services.rest, utc_day(self._floor_ts))
         start = await search.find(max(self._newest()[0], self._end))  # there may have been no push yet
         if start.before and start.first:
@@ -2774,7 +2774,7 @@ class RangeFill:
         else:
             await self._take_pages()
         decided: list[Trade | Gap] = []  # stored together: each gap on record costs an fsync
-        while (missing := next(self.sequence.missing(), None)) and missing[1] < self._reach.begin:
+        while (missing := next(self._sequence.missing(), None)) and missing[1] < self._reach.begin:
             items = self._decide(*missing)
             if items is None:
                 break
@@ -2788,11 +2788,11 @@ class RangeFill:
         reason, after_utc = ("horizon", since) if late else ("start", "")
         self._files.gaps.add([Gap(reason, None, trade.first, after_utc, utc(trade.ts))])
         self._files.gaps.clear({"pending"}, Boundary(0, ""), Boundary(trade.first - 1, since))
-        self.sequence.restart(trade.first - 1, self._floor_ts)
+        self._sequence.restart(trade.first - 1, self._floor_ts)
 
     async def _take_archive(self) -> bool:
         """Offer a batch of an archive to the sequence; return False where REST is to be asked instead."""
-        sequence, source = self.sequence, self._source
+        sequence, source = self._sequence, self._source
         low = sequence.next or 0
         if not source.is_open:
             day = source.next_day(sequence.ts)
@@ -2811,7 +2811,7 @@ class RangeFill:
 
     async def _take_pages(self) -> None:
         """Ask REST for what is missing, and find out where it does not reach."""
-        sequence, source = self.sequence, self._source
+        sequence, source = self._sequence, self._source
         low = sequence.next or 0
         if not source.is_open:  # only what archives left out, where that is missing
             upto = source.listed[1] if low < source.listed[1] else self._end - 1
@@ -2828,7 +2828,7 @@ class RangeFill:
 
     def _decide(self, low: int, high: int) -> list[Trade | Gap] | None:
         """Decide about the lowest missing ids, which REST does not reach; return what is to be stored, None to wait."""
-        sequence, source = self.sequence, self._source
+        sequence, source = self._sequence, self._source
         if source.lists_around(low, high):  # it is believed: what it does not list never existed
             bad = source.first_bad(low, high)
             return sequence.give_up(low, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent")
@@ -2852,13 +2852,13 @@ class RangeFill:
             return []
         return sequence.give_up(high, "horizon")
 
-    def _pass_over(self, trade_id: int | None, exc: BuildFailError) -> None:
+    def _on_bad_row(self, trade_id: int | None, exc: BuildFailError) -> None:
         """Give up an id whose row stays bad, when it is the lowest that is missing."""
-        low = self.sequence.next or 0
+        low = self._sequence.next or 0
         if trade_id is None or trade_id == low:
             what = "REST keeps sending an invalid row; its trade is skipped (unrepaired)"
             log.warning(what, instId=self._files.inst_id, error=exc.args[0])
-            self._store(self.sequence.give_up(low, "unrepaired"))
+            self._store(self._sequence.give_up(low, "unrepaired"))
 
 
 class HistoryProgress:
