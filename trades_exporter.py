@@ -2588,6 +2588,7 @@ class ArchiveSource:
 
     def __init__(self, archives: Archives, instrument: Instrument) -> None:
         self.listed = (-1, -1)  # first and last id that archives of days in a row list, up to the one opened last
+        self.gone: set[date] = set()  # OKX does not have them, or only damaged ones
         self._listed_day = date.min  # of the one opened last
         self._bad_ids: set[int] = set()  # of rows that can't be used
         self._archives = archives
@@ -2595,7 +2596,6 @@ class ArchiveSource:
         self._archive: Archive | None = None
         self._read_upto = date.min  # no archive up to this day has anything more for the range
         self._retry_at: dict[date, float] = {}  # by day that failed: not before
-        self._gone: set[date] = set()  # OKX does not have them, or only damaged ones
 
     @property
     def is_open(self) -> bool:
@@ -2611,14 +2611,6 @@ class ArchiveSource:
     def next_day(self, ts: str) -> date:
         """Return the day of the archive that holds the trade after the one of the time `ts` (ms)."""
         return max(archive_day(ts), self._read_upto + timedelta(days=1))
-
-    def is_gone(self, day: date) -> bool:
-        """Tell whether OKX does not have this archive, or has only a damaged one."""
-        return day in self._gone
-
-    def lists_around(self, low: int, high: int) -> bool:
-        """Tell whether what was opened lists ids on both sides of these."""
-        return self.listed[0] < low and high < self.listed[1]
 
     def first_bad(self, low: int, high: int) -> int:
         """Return the lowest of these ids of which there is a bad row, or else the one after them."""
@@ -2637,12 +2629,12 @@ class ArchiveSource:
         try:
             self._archive = archive = await self._archives.fetch(self._instrument, day)
         except ArchiveMissingError:
-            self._gone.add(day)
+            self.gone.add(day)
             if not failed_before:
                 log.info("Archive not published yet; using REST instead", **about)
         except ArchiveDamagedError as exc:
             if failed_before:
-                self._gone.add(day)
+                self.gone.add(day)
             log.warning("Archive is damaged; using REST instead", **about, error=describe(exc))
         except RequestError as exc:
             if not failed_before:
@@ -2829,11 +2821,11 @@ class RangeFill:
     def _decide(self, low: int, high: int) -> list[Trade | Gap] | None:
         """Decide about the lowest missing ids, which REST does not reach; return what is to be stored, None to wait."""
         sequence, source = self._sequence, self._source
-        if source.lists_around(low, high):  # it is believed: what it does not list never existed
+        if source.listed[0] < low and high < source.listed[1]:  # what an archive does not list there never existed
             bad = source.first_bad(low, high)
             return sequence.give_up(low, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent")
         day, last_day = source.next_day(sequence.ts), archive_day(self._end_ts)
-        no_archive = source.is_open or source.is_gone(day) or day > last_day
+        no_archive = source.is_open or day in source.gone or day > last_day
         first = sequence.waiting[0] if sequence.waiting and sequence.begin_unknown else None
         if no_archive and first and utc_day(first.ts) == utc_day(self._floor_ts):  # nothing of the day is missing
             self._begin_with(first)
@@ -2868,7 +2860,7 @@ class HistoryProgress:
         self._inst_id = files.inst_id
         self._files = files
         self._began_at = self._logged_at = monotonic()
-        self._stored = 0  # trades since then
+        self._stored = 0  # trades since `begin`
 
     def pending_ids(self) -> int:
         """Return how many ids are pending; those of a range without a lower edge are not known and not counted."""
@@ -3078,7 +3070,7 @@ def parse_verdict(inst_id: str, line: bytes) -> tuple[str, str] | None:
 
 
 def show_progress(text: str) -> None:
-    """Show how far a judge is, in place of what it showed before, where a person is watching."""
+    """Show how far verify or audit is, in place of what was shown before, where a person is watching."""
     if on_terminal():
         with contextlib.suppress(OSError):
             print(f"\r{text:<60}\r{text}", end="", file=sys.stderr, flush=True)
