@@ -2825,13 +2825,13 @@ class RangeFill:
             bad = source.first_bad(low, high)
             return sequence.give_up(low, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent")
         day, last_day = source.next_day(sequence.ts), archive_day(self._end_ts)
-        no_archive = source.is_open or day in source.gone or day > last_day
+        none_left = source.is_open or day in source.gone or day > last_day  # of the archives that may hold them
         first = sequence.waiting[0] if sequence.waiting and sequence.begin_unknown else None
-        if no_archive and first and utc_day(first.ts) == utc_day(self._floor_ts):  # nothing of the day is missing
+        if none_left and first and utc_day(first.ts) == utc_day(self._floor_ts):  # nothing of the day is missing
             self._begin_with(first)
             return []
         age_ms = int(self._newest()[1]) - int(sequence.ts)
-        if not no_archive or age_ms <= (ARCHIVE_LATE_DAYS + 1) * 86_400_000:  # it may still be published
+        if not none_left or age_ms <= (ARCHIVE_LATE_DAYS + 1) * 86_400_000:  # it may still be published
             if self._services.throttle.may_log(f"history of {self._files.inst_id} waits"):
                 what = "History waits for an archive: these trades are older than REST reaches"
                 log.info(what, instId=self._files.inst_id, day=str(day))
