@@ -3207,10 +3207,10 @@ def check_seams(days: list[DayCheck]) -> None:
 def check_metadata(vault: Vault, inst_id: str, last: Place | None) -> Problems:
     """Check an instrument's gaps, audit and metadata files, and that all others are days; `last` is its newest line."""
     problems = Problems()
-    gaps, verdicts = vault.gaps_path(inst_id), vault.audit_path(inst_id)
-    for path, number, line in numbered_lines(path for path in (gaps, verdicts) if path.exists()):
-        if not (Gap.parse if path == gaps else parse_verdict)(inst_id, line):
-            add_problem(problems, f"an invalid line in the {path.parent.name} file", f"{path}:{number}", line)
+    for path, parse in ((vault.gaps_path(inst_id), Gap.parse), (vault.audit_path(inst_id), parse_verdict)):
+        for _, number, line in numbered_lines([path] if path.exists() else []):
+            if not parse(inst_id, line):
+                add_problem(problems, f"an invalid line in the {path.parent.name} file", f"{path}:{number}", line)
     saved = vault.load_instrument(inst_id)
     found = " ".join(saved.contract if saved else ("none", "that", "is", "valid"))
     wanted = " ".join(last[name] for name in CONTRACT) if last else found
@@ -3379,7 +3379,8 @@ async def fetch_candles(rest: Rest, inst_id: str, day: str) -> dict[str, list[st
 def difference(minute: str, bar: Bar | None, candle: list[str]) -> str:
     """Return how a stored minute and OKX's candle differ, or nothing where they agree."""
     okx = tuple(map(Decimal, candle))
-    if bar[:5] == okx[:5] and bar[5] in {okx[5], 0} if bar else not okx[4]:
+    agree = (bar[:5] == okx[:5] and bar[5] in {okx[5], 0}) if bar else okx[4] == 0  # 4: contracts, 5: currency
+    if agree:
         return ""
     ours = " ".join(f"{value:f}" for value in bar) if bar else "nothing"
     return f"{minute}Z stored {ours}, OKX {' '.join(candle)} ({COLUMNS})"
