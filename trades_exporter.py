@@ -3598,9 +3598,9 @@ def end_with_error(
     What libraries raise there is passing, as where they connect: websockets has an AttributeError for a proxy that
     closes in the midst of a handshake, Windows' event loop OSErrors for connections that are gone.
     """
-    exc, here = context.get("exception"), end_with_error.__code__.co_filename
+    exc = context.get("exception")
     frames = traceback.walk_tb(exc.__traceback__ if exc else None)
-    ours = any(frame.f_code.co_filename == here for frame, _ in frames)
+    ours = any(frame.f_globals is globals() for frame, _ in frames)
     if ours and isinstance(exc, Exception) and not isinstance(exc, OSError):
         spawn(tasks, raise_error(exc))
     elif throttle.may_log(type(exc).__name__):
