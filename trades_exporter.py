@@ -1288,9 +1288,12 @@ class TradeFiles:
         return int(milliseconds(later.time_utc)) - margin <= midnight <= int(trade.ts) + margin
 
     def highest_later(self, day: str, trade: Trade) -> Boundary:
-        """Return the highest stored trade of a later day with a lower id than this trade has, or NOTHING."""
-        ends = (end for other, end in self._ends.items() if other > day and end.trade_id < trade.first)
-        return max(ends, default=NOTHING)
+        """Return the highest stored trade of a later day with a lower id than this trade has, or NOTHING.
+
+        A day that is still to come, by this PC's clock, was one trade's wrong time: it is no reason to lose others.
+        """
+        later = [end for other, end in self._ends.items() if day < other <= utc_now()[:10]]
+        return max((end for end in later if end.trade_id < trade.first), default=NOTHING)
 
     def first(self) -> Boundary | None:
         """Return the first stored trade; raise OSError where it can't be read."""
@@ -1633,11 +1636,6 @@ class Rest:
         self._limits = {path: EndpointLimit(limit) for path, limit in REST_LIMITS.items()}
         self._outage = outage
         self._throttle = LogThrottle()
-        self._answered_at = monotonic()
-
-    def silent_s(self) -> float:
-        """Return for how long there was no answer, s."""
-        return monotonic() - self._answered_at
 
     async def get(self, path: str, **query: str | int) -> list[Any]:
         """Return the `data` of an answer, however long it takes; an instrument that OKX does not know has none."""
@@ -1660,7 +1658,6 @@ class Rest:
             if delay := limit.failed(sent_at):
                 self._outage.failed(what, text, delay)
             raise RequestError(reason) from exc
-        self._answered_at = monotonic()
         limit.succeeded()
         self._outage.works("REST")
         self._outage.works(f"REST {name}")
@@ -2588,7 +2585,7 @@ class ArchiveSource:
 
     def __init__(self, archives: Archives, instrument: Instrument) -> None:
         self.listed = (-1, -1)  # first and last id that archives of days in a row list, up to the one opened last
-        self.gone: set[date] = set()  # OKX does not have them, or only damaged ones
+        self.gone: set[date] = set()  # OKX does not have them, or sent damaged ones twice
         self._listed_day = date.min  # of the one opened last
         self._bad_ids: set[int] = set()  # of rows that can't be used
         self._archives = archives
@@ -2596,6 +2593,7 @@ class ArchiveSource:
         self._archive: Archive | None = None
         self._read_upto = date.min  # no archive up to this day has anything more for the range
         self._retry_at: dict[date, float] = {}  # by day that failed: not before
+        self._damaged: set[date] = set()
 
     @property
     def is_open(self) -> bool:
@@ -2633,8 +2631,9 @@ class ArchiveSource:
             if not failed_before:
                 log.info("Archive not published yet; using REST instead", **about)
         except ArchiveDamagedError as exc:
-            if failed_before:
+            if day in self._damaged:
                 self.gone.add(day)
+            self._damaged.add(day)
             log.warning("Archive is damaged; using REST instead", **about, error=describe(exc))
         except RequestError as exc:
             if not failed_before:
@@ -3021,7 +3020,6 @@ class History:
         if trades := sum(isinstance(item, Trade) for item in items):
             self.progress.stored(trades, self._day)
 
-
     def _on_day(self, day: str) -> None:
         if self._unfit:  # times cross at midnight
             first, last = self._unfit[0], self._unfit[-1]
@@ -3212,7 +3210,7 @@ def check_metadata(vault: Vault, inst_id: str, last: Place | None) -> Problems:
             if not parse(inst_id, line):
                 add_problem(problems, f"an invalid line in the {path.parent.name} file", f"{path}:{number}", line)
     saved = vault.load_instrument(inst_id)
-    found = " ".join(saved.contract if saved else ("none", "that", "is", "valid"))
+    found = " ".join(saved.contract) if saved else "none that is valid"
     wanted = " ".join(last[name] for name in CONTRACT) if last else found
     if wanted != found:
         what = f"the newest line has {wanted}, {vault.instrument_path(inst_id)} {found}"
@@ -3896,7 +3894,7 @@ class LogFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line; what libraries log has no pairs."""
         level = record.levelname.lower()
-        now = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = utc(f"{record.created * 1000:013.0f}")
         pairs = [f"{self._in(key, '36')}={self._value(value)}" for key, value in getattr(record, "pairs", {}).items()]
         level = self._in(f"{level:8}", LEVEL_COLORS.get(level, "32"))
         line = " ".join([self._in(now, "2"), f"[{level}]", self._in(record.getMessage(), "1"), *pairs])
@@ -4023,9 +4021,8 @@ def run_capture(args: argparse.Namespace, rest_urls: list[str]) -> NoReturn:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     args = parse_arguments(argv)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a console of another code page must not stop anything
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console of another code page; standard error is so anyway
     start_log()
     rest_urls = [args.rest_url] if args.rest_url else REST_URLS
     try:
