@@ -2196,6 +2196,19 @@ class Backfill:
         return trades
 
 
+async def lowest_trade(rest: Rest, inst_id: str, known_id: int) -> Trade | None:
+    """Return the trade with the lowest id that REST has, or None where it shows none up to `known_id`."""
+    search, lowest, outcome = HoleSearch(0, known_id), None, "going on"
+    while outcome == "going on":
+        after = search.address()
+        rows = [row for row in parse_rows(inst_id, await rest.history(inst_id, after))[0] if row.last < after]
+        lowest = min([*rows, *([lowest] if lowest else [])], default=None)
+        outcome = search.learn(after, [row.last for row in rows])
+        if 0 < len(rows) < PAGE:  # there is nothing below
+            break
+    return lowest
+
+
 class DayStart(NamedTuple):
     """Where a UTC day begins: the trade before its first one (None: REST has none), and its first one."""
 
@@ -2229,7 +2242,7 @@ class DayStartSearch:
                 if (last := self._before_midnight(page, earlier)) > earlier:
                     continue
             elif await self._rest.history(self._inst_id, known_id + 1) and self._proves(None):
-                return DayStart(None, await self._lowest(known_id))
+                return DayStart(None, await lowest_trade(self._rest, self._inst_id, known_id))
             await asyncio.sleep(pause)
         raise AssertionError  # the loop has no end
 
@@ -2257,19 +2270,6 @@ class DayStartSearch:
         """Count an answer that shows this; tell whether it is to be believed."""
         self._evidence.add(claim, monotonic())
         return self._evidence.proves(claim, monotonic())
-
-    async def _lowest(self, known_id: int) -> Trade | None:
-        """Return the lowest trade that REST has."""
-        search, lowest = HoleSearch(0, known_id), None
-        outcome = ""
-        while outcome not in {"found", "lost"}:
-            after = search.address()
-            rows = [row for row in self._rows(await self._rest.history(self._inst_id, after)) if row.last < after]
-            lowest = min([*rows, *([lowest] if lowest else [])], default=None)
-            outcome = search.learn(after, [row.last for row in rows])
-            if 0 < len(rows) < PAGE:  # there is nothing below
-                break
-        return lowest
 
 
 class Progress:
@@ -2682,19 +2682,10 @@ class RestReach:
             self._low, self._since = low, monotonic()
         if high < self.begin or monotonic() - self._since <= ABSENT_S:
             return
-        begin = await self._lowest_id(newest)
-        if begin > low and await self._shows_nothing_below(begin, newest):
-            self.begin = begin
+        lowest = await lowest_trade(self._rest, self._inst_id, newest)
+        if lowest and lowest.last > low and await self._shows_nothing_below(lowest.last, newest):
+            self.begin = lowest.last
         self._since = monotonic()
-
-    async def _lowest_id(self, newest: int) -> int:
-        """Return the lowest id that REST shows; `newest` where it shows none."""
-        search, outcome = HoleSearch(0, newest), "going on"
-        while outcome == "going on":
-            after = search.address()
-            rows = parse_rows(self._inst_id, await self._rest.history(self._inst_id, after))[0]
-            outcome = search.learn(after, [row.last for row in rows if row.last < after])
-        return search.high
 
     async def _shows_nothing_below(self, begin: int, newest: int) -> bool:
         """Ask REST ABSENT_ANSWERS times over ABSENT_S whether it shows any id below `begin`.
