@@ -434,7 +434,8 @@ class Campaign:
         return f"for {seconds:.1f} s"
 
     def disk_is_full(self) -> str:
-        """Let no file grow any more, for a while."""
+        """Let no file grow any more, for a while; the log's neither, so lines that are waited for come first."""
+        self._wait_until_recovered()
         seconds = self._chance.uniform(0.3, 3)
         if sys.platform == "linux":
             size = self._chance.choice((0, 100_000, 1_000_000))
