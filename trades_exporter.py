@@ -102,8 +102,11 @@ CLOCK_S = 86_400.0  # a trade's time is at most this far ahead of this PC's cloc
 WAITING_TRADES = 200_000  # pushes that may wait in memory for a repair, all instruments together
 
 LATE_S = 0.25  # wait for late or shuffled pushes, before REST is asked
+POLL_S = 0.05  # pause of a repair that has no page to ask for yet
 LOOKAHEAD_TRADES = 20_000  # trades fetched ahead of ids that OKX does not show: 15 s of REST at its full rate
 PAGE = 100  # trades in a page of history-trades, OKX's maximum
+REST_TRADES_PER_S = 1000  # that history-trades gives at most
+LINE_BYTES = 250  # of a record, about
 ROUND_PAGES = 20  # pages asked for at a time: two seconds of OKX's rate limit
 ASK_AGAIN_S = (0.25, 3.75)  # first and longest pause before ids that an answer lacked are asked for again
 ABSENT_ANSWERS, ABSENT_S = 5, 15.0  # answers, and time between the first and the last, that prove an id absent
@@ -553,9 +556,9 @@ class Sequence:
     """
 
     def __init__(self, limit: int = WAITING_TRADES) -> None:
-        self.next: int | None = None  # the id that continues the file; None: nothing is stored
+        self.next_id: int | None = None  # the id that continues the file; None: nothing is stored
         self.ts = ""  # of the last stored trade, ms
-        self.seen, self.seen_ts = -1, ""  # the highest id known to exist, and its time, ms
+        self.known_id, self.known_ts = -1, ""  # the highest id known to exist, and its time, ms
         self.waiting: list[Trade] = []  # by id, without overlaps
         self.skipped = 0  # duplicates
         self._limit = limit  # pushes that may wait
@@ -565,49 +568,49 @@ class Sequence:
 
     def restart(self, last: int | None, ts: str) -> None:
         """Continue after the stored trade `last` of the time `ts` (ms). What waits is dropped: it will be fetched."""
-        self.next, self.ts, self._may_overlap = None if last is None else last + 1, ts, True
+        self.next_id, self.ts, self._may_overlap = None if last is None else last + 1, ts, True
         self._stored = -1 if last is None else last
         self.waiting.clear()
 
     @property
     def last(self) -> int | None:
         """Return the last id that is stored or on record as missing."""
-        return None if self.next is None else self.next - 1
+        return None if self.next_id is None else self.next_id - 1
 
     @property
     def begin_unknown(self) -> bool:
         """Tell whether nothing is stored, and the lowest id that is wanted is not known yet (restart with -1)."""
-        return self.next == 0
+        return self.next_id == 0
 
     @property
     def open(self) -> bool:
         """Tell whether ids are known that can't be written yet."""
-        return self.next is not None and self.seen >= self.next
+        return self.next_id is not None and self.known_id >= self.next_id
 
     def offer(self, trade: Trade) -> Iterable[Trade | Gap]:
         """Take a push, or a single trade that was fetched; raise BuildFailError where OKX's ids fell."""
-        if trade.first == self.next and not self.waiting and self._can_append(trade):
+        if trade.first == self.next_id and not self.waiting and self._can_append(trade):
             self._store(trade)
             return (trade,)
-        if self.next is None:
+        if self.next_id is None:
             self._store(trade)
             return Gap("start", None, trade.first, "", utc(trade.ts)), trade
-        if trade.last < self.next:
+        if trade.last < self.next_id:
             self.skip(trade)
             return ()
         self.note(trade)
-        if trade.first == self.next and self._can_append(trade) and self.waiting[0].first > trade.last:
+        if trade.first == self.next_id and self._can_append(trade) and self.waiting[0].first > trade.last:
             self._store(trade)
             return [trade, *self._waited()]
-        if trade.first >= self.next:
+        if trade.first >= self.next_id:
             self._wait(trade)
         return self._waited()
 
     def note(self, trade: Trade) -> None:
         """Know that a trade exists, whatever becomes of it."""
         self._fallen.clear()
-        if trade.last > self.seen:
-            self.seen, self.seen_ts = trade.last, trade.ts
+        if trade.last > self.known_id:
+            self.known_id, self.known_ts = trade.last, trade.ts
 
     def skip(self, trade: Trade) -> None:
         """Count a duplicate; raise BuildFailError where OKX's ids fell."""
@@ -616,7 +619,7 @@ class Sequence:
 
     def expect(self, last: int, ts: str) -> None:
         """Declare that the ids up to `last`, of the time `ts` (ms), are wanted, and none above: those don't wait."""
-        self.seen, self.seen_ts = last, ts
+        self.known_id, self.known_ts = last, ts
         self.waiting = [trade for trade in self.waiting if trade.last <= last]
 
     def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
@@ -624,26 +627,26 @@ class Sequence:
 
         Where late pushes have gone further meanwhile, or the last one's time was wrong, it never goes back.
         """
-        first = max(first, self.next or 0)
-        self.next, self.ts, self._may_overlap = first, ts, True
+        first = max(first, self.next_id or 0)
+        self.next_id, self.ts, self._may_overlap = first, ts, True
         self.waiting = [trade for trade in self.waiting if trade.first >= first]
         return self._waited()
 
     def missing(self) -> Iterator[tuple[int, int]]:
         """Yield the ranges of ids that were passed over, or are known to exist, and are not here; lowest first."""
-        if self.next is None:
+        if self.next_id is None:
             return
-        low = self.next
+        low = self.next_id
         for trade in self.waiting:
             if low < trade.first:
                 yield low, trade.first - 1
             low = trade.last + 1
-        if low <= self.seen:
-            yield low, self.seen
+        if low <= self.known_id:
+            yield low, self.known_id
 
     def lacks(self, trade_id: int) -> bool:
         """Tell whether this id is one of the missing."""
-        if self.next is None or not self.next <= trade_id <= self.seen:
+        if self.next_id is None or not self.next_id <= trade_id <= self.known_id:
             return False
         i = bisect.bisect_right(self.waiting, trade_id, key=first_id)
         return not i or self.waiting[i - 1].last < trade_id
@@ -654,14 +657,14 @@ class Sequence:
         while (gap := next(self.missing(), None)) and gap[0] <= upto:
             before = min(gap[1], upto) + 1
             waits = bool(self.waiting) and self.waiting[0].first == before
-            ts = self.waiting[0].ts if waits else self.seen_ts
+            ts = self.waiting[0].ts if waits else self.known_ts
             out.append(Gap(reason, gap[0] - 1 if gap[0] else None, before, utc(self.ts), utc(ts)))
-            self.next = before
+            self.next_id = before
             out += self._waited()
         return out
 
     def _can_append(self, trade: Trade) -> bool:
-        """Tell whether a push that begins at `next` can be appended: it must not hold a trade that is stored already.
+        """Tell whether a push that begins at `next_id` can be appended: it must not hold what is stored already.
 
         OKX sends one push for each `source` of a taker order, and their ids may be interleaved: then a push holds lower
         ids than its count says. Those are stored only if they were fetched singly, in the millisecond of the push.
@@ -670,7 +673,7 @@ class Sequence:
 
     def _store(self, trade: Trade) -> None:
         self._may_overlap = trade.fetched or (self._may_overlap and trade.ts == self.ts)
-        self.next, self.ts, self._stored = trade.last + 1, trade.ts, trade.last
+        self.next_id, self.ts, self._stored = trade.last + 1, trade.ts, trade.last
 
     def _wait(self, trade: Trade) -> None:
         if not insert_by_id(self.waiting, trade):
@@ -683,10 +686,10 @@ class Sequence:
         out: list[Trade | Gap] = []
         done = 0
         for trade in self.waiting:
-            if self.next is None or trade.first > self.next:
+            if self.next_id is None or trade.first > self.next_id:
                 break
             done += 1
-            if trade.first == self.next and self._can_append(trade):
+            if trade.first == self.next_id and self._can_append(trade):
                 self._store(trade)
                 out.append(trade)
         del self.waiting[:done]
@@ -803,7 +806,7 @@ class Repair:
         for low, high in self.sequence.missing():
             if low > self.settled:
                 break
-            if low == self.sequence.next and low > self._asked_upto:
+            if low == self.sequence.next_id and low > self._asked_upto:
                 room = max(room, 1)  # all that waits needs this page
             while self._asked_upto < high and len(pages) < room:
                 pages.append(max(low, self._asked_upto + 1) + PAGE)
@@ -833,7 +836,7 @@ class Repair:
         return Learned(items, helped)
 
     def _settle(self, now: float) -> None:
-        self._seen.append((now, self.sequence.seen))
+        self._seen.append((now, self.sequence.known_id))
         while len(self._seen) > 1 and self._seen[1][0] <= now - self._late_s:
             self._seen.popleft()
         if self._seen[0][0] <= now - self._late_s:
@@ -2342,7 +2345,7 @@ class LiveRepair:
                 pages = self._backfill.repair.next_pages(monotonic())
                 left = patience.left(awake.now)
                 if not pages or (patience.given_up and not patience.has_failed_since(found_at)):
-                    await asyncio.sleep(LATE_S / 5)
+                    await asyncio.sleep(POLL_S)
                 elif patience.given_up or not left:
                     self._give_up()
                 else:
@@ -2365,7 +2368,7 @@ class LiveRepair:
         self._progress.log(self._backfill.fetched)
 
     def _midnight(self) -> str:
-        return midnight_of(utc_day(self._sequence.seen_ts))
+        return midnight_of(utc_day(self._sequence.known_ts))
 
     def _reaches_past(self) -> bool:
         """Tell whether what is missing reaches back over midnight for so long that it is history."""
@@ -2375,26 +2378,26 @@ class LiveRepair:
     async def _find_day(self) -> None:
         """Leave to history what is missing before the day of the newest known trade."""
         sequence, midnight = self._sequence, self._midnight()
-        search = DayStartSearch(self._inst_id, self._services.rest, utc_day(sequence.seen_ts))
-        start = await search.find(sequence.seen)
+        search = DayStartSearch(self._inst_id, self._services.rest, utc_day(sequence.known_ts))
+        start = await search.find(sequence.known_id)
         if self._capture.failed or self._midnight() != midnight:
             return
         if start.first:
             self._services.patience.help(self._services.awake.now)
             self._capture.leave_to_history(start.first.first, start.first.ts)
             self._begin()
-        elif start.before and start.before.last >= sequence.seen:  # the newest push had a wrong time, of tomorrow
-            sequence.expect(sequence.seen, start.before.ts)
+        elif start.before and start.before.last >= sequence.known_id:  # the newest push had a wrong time, of tomorrow
+            sequence.expect(sequence.known_id, start.before.ts)
 
     def _give_up(self) -> None:
         """Put on record what is missing, but for what may still come late; what is of earlier days becomes pending."""
         sequence, settled = self._sequence, self._backfill.repair.settled
         if self._services.patience.give_up():
-            self._services.spawn(self._probe(sequence.seen, sequence.seen_ts))
+            self._services.spawn(self._probe(sequence.known_id, sequence.known_ts))
         if self._reaches_past():
             midnight = self._midnight()
             first = next(((trade.first, trade.ts) for trade in sequence.waiting if trade.ts >= midnight), None)
-            self._capture.leave_to_history(*(first or (sequence.seen + 1, sequence.seen_ts)))
+            self._capture.leave_to_history(*(first or (sequence.known_id + 1, sequence.known_ts)))
         self._capture.store(sequence.give_up(settled, "unrepaired"))
         self._begin()
 
@@ -2522,7 +2525,7 @@ class Recorder:
     async def missed_by_feed(self) -> bool:
         """Ask REST whether there are trades that the feed has not shown."""
         newest = await self._services.rest.newest(self.inst_id, 1)
-        known = max(self.sequence.seen, self.sequence.last or 0)
+        known = max(self.sequence.known_id, self.sequence.last or 0)
         return any(trade.last > known for trade in newest)
 
     def store(self, items: Iterable[Trade | Gap]) -> None:
@@ -2732,7 +2735,7 @@ class RangeFill:
     @property
     def done(self) -> bool:
         """Tell whether all of the range is stored or on record."""
-        return self._sequence.next is not None and self._sequence.next >= self._end
+        return self._sequence.next_id is not None and self._sequence.next_id >= self._end
 
     async def find_lower_edge(self) -> None:
         """Find out where the range begins: after what is stored of it, or with the first trade of a day."""
@@ -2775,7 +2778,7 @@ class RangeFill:
     async def _take_archive(self) -> bool:
         """Offer a batch of an archive to the sequence; return False where REST is to be asked instead."""
         sequence, source = self._sequence, self._source
-        low = sequence.next or 0
+        low = sequence.next_id or 0
         if not source.is_open:
             day = source.next_day(sequence.ts)
             if low >= self._reach.begin and (self._end - low <= ARCHIVE_IDS or sequence.waiting):
@@ -2794,13 +2797,13 @@ class RangeFill:
     async def _take_pages(self) -> None:
         """Ask REST for what is missing, and find out where it does not reach."""
         sequence, source = self._sequence, self._source
-        low = sequence.next or 0
+        low = sequence.next_id or 0
         if not source.is_open:  # only what archives left out, where that is missing
             upto = source.listed[1] if low < source.listed[1] else self._end - 1
             sequence.expect(min(upto, self._end - 1), self._end_ts)
         pages = self._backfill.repair.next_pages(monotonic())
         if not pages:
-            await asyncio.sleep(LATE_S / 5)
+            await asyncio.sleep(POLL_S)
         else:
             with contextlib.suppress(TimeoutError):  # REST may be dead, while an archive has come meanwhile
                 async with asyncio.timeout(ARCHIVE_RETRY_S):
@@ -2836,7 +2839,7 @@ class RangeFill:
 
     def _on_bad_row(self, trade_id: int | None, exc: BuildFailError) -> None:
         """Give up an id whose row stays bad, when it is the lowest that is missing."""
-        low = self._sequence.next or 0
+        low = self._sequence.next_id or 0
         if trade_id is None or trade_id == low:
             what = "REST keeps sending an invalid row; its trade is skipped (unrepaired)"
             log.warning(what, instId=self._files.inst_id, error=exc.args[0])
@@ -2863,8 +2866,8 @@ class HistoryProgress:
         pending, trades = self._files.gaps.pending(), self.pending_ids()
         about = {}
         if all(gap.after_id is not None for gap in pending):
-            over_rest = str(timedelta(seconds=trades // 1000))
-            about = {"trades": str(trades), "GB": f"{trades * 250 / 1e9:.2f}", "over_rest": over_rest}
+            over_rest = str(timedelta(seconds=trades // REST_TRADES_PER_S))
+            about = {"trades": str(trades), "GB": f"{trades * LINE_BYTES / 1e9:.2f}", "over_rest": over_rest}
         days = f"{pending[0].after_utc[:10]} to {pending[-1].before_utc[:10]}"
         log.info(f"History {self._inst_id}: {days} to be fetched", **about)
 
@@ -3680,7 +3683,7 @@ class InstrumentCapture:
     def _newest(self) -> tuple[int, str]:
         """Return the highest id that is known, and its time (ms)."""
         sequence, stored = self.recorder.sequence, self._files.highest()
-        return max((sequence.seen, sequence.seen_ts), (stored.trade_id, milliseconds(stored.time_utc)))
+        return max((sequence.known_id, sequence.known_ts), (stored.trade_id, milliseconds(stored.time_utc)))
 
     async def watch(self, feed: Feed) -> None:
         """Reconnect where REST has trades that the feed does not show: its subscription died."""

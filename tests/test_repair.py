@@ -27,6 +27,7 @@ from trades_exporter import (
     LATE_S,
     LOOKAHEAD_TRADES,
     PAGE,
+    POLL_S,
     Gap,
     HoleSearch,
     Learned,
@@ -206,7 +207,7 @@ class Recording:
             pages = repair.next_pages(self.now)
             asked_at = self.now
             if not pages:
-                self.pass_time(self.now + LATE_S / 5)
+                self.pass_time(self.now + POLL_S)
             for after in pages:
                 answered_at = asked_at + self.rest.latency * self.rest.dice.uniform(0.1, 1)
                 rows = self.rest.answer(after, answered_at)
@@ -277,7 +278,7 @@ class Filling:
     @property
     def done(self) -> bool:
         """Tell whether all of the range is stored or on record."""
-        return self.sequence.next is not None and self.sequence.next >= self.end
+        return self.sequence.next_id is not None and self.sequence.next_id >= self.end
 
     def step(self) -> None:
         """Take a batch of an archive, or a round of pages."""
@@ -297,7 +298,7 @@ class Filling:
 
     def _take_archive(self) -> bool:
         sequence, day = self.sequence, self._next_day()
-        low = sequence.next or 0
+        low = sequence.next_id or 0
         if self._batches is None:
             if low > self._unreached and (sequence.waiting or self.rest.dice.random() < 0.5):
                 return False
@@ -321,18 +322,18 @@ class Filling:
         sequence = self.sequence
         if self._batches is None:
             sequence.expect(self.end - 1, str(TS))
-        low = sequence.next or 0
+        low = sequence.next_id or 0
         if low != self._stalled[0]:
             self._stalled = (low, self.now)
         pages = self._repair.next_pages(self.now)
-        self.now += 0.0 if pages else LATE_S / 5
+        self.now += 0.0 if pages else POLL_S
         for after in pages:
             self.now += self.rest.latency * self.rest.dice.uniform(0.1, 1)
             trades, _ = parse_rows(INST_ID, self.rest.answer(after, self.now))
             self._store(self._repair.learn(after, trades, self.now).items)
             if self.done:
                 return
-        if low == sequence.next and self.now - self._stalled[1] > ABSENT_S and self._is_out_of_reach(low):
+        if low == sequence.next_id and self.now - self._stalled[1] > ABSENT_S and self._is_out_of_reach(low):
             self._stalled = (low, self.now)
             self._do_without_rest()
 
@@ -533,7 +534,7 @@ def test_what_is_given_up_is_on_record_and_all_else_stored(
     recording = Recording(Rest(tape, lag=5.0, latency=2.0))
 
     def give_up() -> None:
-        recording.store(recording.sequence.give_up(recording.sequence.seen, "unrepaired"))
+        recording.store(recording.sequence.give_up(recording.sequence.known_id, "unrepaired"))
 
     for one in tape.pushes[1:-1]:
         for delay in data.draw(DELAYS):

@@ -251,7 +251,7 @@ def test_waiting_is_bounded_and_what_is_dropped_is_missing(limit: int) -> None:
     for trade_id in range(12, 200):
         sequence.offer(push(trade_id))
         assert len(sequence.waiting) <= limit
-    assert sequence.seen == 199
+    assert sequence.known_id == 199
     assert missing(sequence)[-1][1] <= 199
     items: list[Trade | Gap] = []
     while ranges := missing(sequence):
@@ -294,7 +294,9 @@ def test_giving_up_the_older_part_leaves_the_newer_part_to_be_repaired() -> None
 def test_giving_up_ids_that_pushes_showed_but_do_not_wait_goes_up_to_the_highest() -> None:
     sequence = stored_up_to(10)
     offer_all(sequence, [push(15, 3), push(16, 3)])
-    assert sequence.give_up(sequence.seen, "unrepaired") == [Gap("unrepaired", 10, 17, utc(str(TS)), utc(push(16).ts))]
+    assert sequence.give_up(sequence.known_id, "unrepaired") == [
+        Gap("unrepaired", 10, 17, utc(str(TS)), utc(push(16).ts))
+    ]
     assert written(sequence.offer(push(17))) == [17]
 
 
@@ -379,7 +381,7 @@ def one_of(kind: str, sequence: Sequence) -> Trade:
         NEWER: push(last - last % 3, ts=ts + 1),
         NOT_NEWER: push(last, ts=ts),
         NEXT: push(last + 1, ts=ts + 1),
-        AHEAD: push(sequence.seen + 3 if sequence.open else last + 3, ts=ts + 1),
+        AHEAD: push(sequence.known_id + 3 if sequence.open else last + 3, ts=ts + 1),
         REST_ROW: single(last, ts=ts + 1),
     }[kind]
 
@@ -477,5 +479,5 @@ def test_what_is_missing_is_what_was_passed_over(steps: list[tuple[int, int, boo
         assert {i for i in range(-1, 50) if sequence.lacks(i)} == absent
         assert all(one.last < other.first for one, other in pairwise(sequence.waiting))
         waiting = {i for trade in sequence.waiting for i in ids_of(trade)}
-        assert absent | waiting == set(range((sequence.last or 0) + 1, sequence.seen + 1))
+        assert absent | waiting == set(range((sequence.last or 0) + 1, sequence.known_id + 1))
         assert not absent & waiting
