@@ -982,10 +982,11 @@ def cut_torn_end(path: Path, tail_bytes: int = TAIL_BYTES, *, sync: bool = True)
             file.seek(size - length)
             block = file.read(length)
             end = whole_lines(block)
+            rewritten = not end and block.count(b'"\0i\0n\0s\0t\0I\0d\0') > 1  # as UTF-16, by PowerShell or an editor
+            if rewritten or (not end and TORN_BYTES <= length < size):
+                raise VaultError(f"{path} does not end in lines of JSON; move it away and start again")
             if end or length == size:
                 break
-            if length >= TORN_BYTES:
-                raise VaultError(f"{path} does not end in lines of JSON; move it away and start again")
             length = min(size, length * 2)
     if sync or end < length:
         with path.open("r+b") as file:

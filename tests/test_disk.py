@@ -196,14 +196,21 @@ def test_a_day_that_a_killed_process_left_is_on_the_disk_before_the_next(
     assert {path.stat().st_ino for path in day_files(tmp_path, BTC)} <= synced
 
 
-def test_what_an_editor_did_to_a_file_does_not_cost_its_lines(okx: FakeOKX, exporter: MakeExporter) -> None:
+@pytest.mark.parametrize(
+    "edit",
+    [lambda content: content.replace(b"\n", b"\r\n"), lambda content: content.decode().encode("utf-16")],
+    ids=["CRLF", "UTF-16, as PowerShell writes it"],
+)
+def test_what_an_editor_did_to_a_file_does_not_cost_its_lines(
+    okx: FakeOKX, exporter: MakeExporter, edit: Callable[[bytes], bytes]
+) -> None:
     """Complete lines are never removed, even if they are not ours any more."""
     one = start_with_a_trade(exporter(okx))
     okx.trade(n=50)
     one.wait_until_stored()
     assert one.stop() == 0
     (path,) = day_files(one.vault, BTC)
-    edited = path.read_bytes().replace(b"\n", b"\r\n")
+    edited = edit(path.read_bytes())
     path.write_bytes(edited)
     assert one.start().wait() == 4
     assert str(path) in one.log_since_start
