@@ -1596,10 +1596,13 @@ class EndpointLimit:
         self._paused_until = 0.0
         self._delays = delays()
 
-    async def turn(self) -> float:
-        """Wait for this request's turn and return the time."""
+    async def turn(self, *, patient: bool = False) -> float:
+        """Wait for this request's turn and return the time; a patient one takes a turn only once it is free."""
         while True:
             turn_at = max(monotonic(), self._turns[0] + REST_WINDOW_S, self._paused_until)
+            if patient and turn_at > monotonic():  # whoever is not patient comes first meanwhile
+                await asyncio.sleep(turn_at - monotonic())
+                continue
             self._turns.append(turn_at)
             await asyncio.sleep(turn_at - monotonic())
             now = monotonic()
@@ -1641,16 +1644,16 @@ class Rest:
         self._outage = outage
         self._throttle = LogThrottle()
 
-    async def get(self, path: str, **query: str | int) -> list[Any]:
+    async def get(self, path: str, *, patient: bool = False, **query: str | int) -> list[Any]:
         """Return the `data` of an answer, however long it takes; an instrument that OKX does not know has none."""
         while True:
             with contextlib.suppress(RequestError):
-                return await self.try_to_get(path, **query)
+                return await self.try_to_get(path, patient=patient, **query)
 
-    async def try_to_get(self, path: str, **query: str | int) -> list[Any]:
+    async def try_to_get(self, path: str, *, patient: bool = False, **query: str | int) -> list[Any]:
         """Ask once; raise RequestError where that fails. The next request to this endpoint waits a little then."""
         limit, url, name = self._limits[path], self._urls[0], path.rpartition("/")[2]
-        sent_at = await limit.turn()
+        sent_at = await limit.turn(patient=patient)
         try:
             data = await self._ask(url + path, query)
         except Exception as exc:
@@ -1712,9 +1715,9 @@ class Rest:
         """Return the newest single trades, by id; what is no trade is left out."""
         return parse_rows(inst_id, await self.get("/api/v5/market/trades", instId=inst_id, limit=limit))[0]
 
-    async def history(self, inst_id: str, after: int) -> list[Any]:
-        """Return PAGE single trades with lower ids, newest first."""
-        return await self.get(HISTORY_TRADES, instId=inst_id, type=1, after=after, limit=PAGE)
+    async def history(self, inst_id: str, after: int, *, patient: bool = False) -> list[Any]:
+        """Return PAGE single trades with lower ids, newest first; a patient request lets all others go first."""
+        return await self.get(HISTORY_TRADES, patient=patient, instId=inst_id, type=1, after=after, limit=PAGE)
 
     async def history_before(self, inst_id: str, ts: str) -> list[Any]:
         """Return PAGE single trades with earlier times than `ts` (ms), newest first."""
@@ -1726,7 +1729,7 @@ class Rest:
 
     async def candles(self, inst_id: str, start: int, end: int) -> list[Any]:
         """Return the 1-minute candles from `start` up to and without `end` (ms), at most CANDLES, newest first."""
-        page = {"after": end, "before": start - 1, "limit": CANDLES}
+        page: dict[str, Any] = {"after": end, "before": start - 1, "limit": CANDLES}
         return await self.get("/api/v5/market/history-candles", instId=inst_id, bar="1m", **page)
 
 
@@ -2149,20 +2152,23 @@ class Backfill:
         sequence: Sequence,
         store: Callable[[Iterable[Trade | Gap]], None],
         on_bad_row: Callable[[int | None, BuildFailError], None],
-        late_s: float = LATE_S,
+        *,
+        patient: bool = False,  # others are asked for first, and nothing can still come late
     ) -> None:
         self.fetched = 0  # trades
-        self.repair = Repair(sequence, monotonic(), late_s)
+        self.repair = Repair(sequence, monotonic(), 0.0 if patient else LATE_S)
         self._inst_id = inst_id
         self._services = services
         self._sequence = sequence
         self._store = store
         self._on_bad_row = on_bad_row
+        self._patient = patient
         self._bad_since: dict[str, float] = {}
 
     async def ask(self, pages: list[int], go_on: Callable[[], bool]) -> bool:
         """Ask for pages all at once and learn from them in order, while `go_on`; return whether an answer helped."""
-        asked = [asyncio.ensure_future(self._services.rest.history(self._inst_id, after)) for after in pages]
+        history = partial(self._services.rest.history, self._inst_id, patient=self._patient)
+        asked = [asyncio.ensure_future(history(after)) for after in pages]
         helped = False
         try:
             for after, answer in zip(pages, asked, strict=True):
@@ -2730,7 +2736,7 @@ class RangeFill:
         self._store = store
         self._end_ts = milliseconds(gap.before_utc) or newest()[1]
         self._floor_ts = milliseconds(gap.after_utc)  # where the range has no lower id: what is older is not wanted
-        self._backfill = Backfill(files.inst_id, services, self._sequence, store, self._on_bad_row, late_s=0.0)
+        self._backfill = Backfill(files.inst_id, services, self._sequence, store, self._on_bad_row, patient=True)
         self._reach = RestReach(services.rest, files.inst_id)
 
     @property

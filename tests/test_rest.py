@@ -134,6 +134,28 @@ def test_a_sleep_of_the_pc_does_not_bunch_requests_up(monkeypatch: pytest.Monkey
     assert all(later - earlier > 0.29 for earlier, later in zip(taken, taken[limit:], strict=False))
 
 
+def test_what_waits_patiently_lets_others_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A live repair asks while pages of history wait for their turns: it has the next turns, and no turn is lost."""
+    monkeypatch.setattr(trades_exporter, "REST_WINDOW_S", 0.3)
+    order: list[str] = []
+
+    async def take(limit: EndpointLimit, name: str) -> None:
+        await limit.turn(patient=name == "history")
+        order.append(name)
+
+    async def ask() -> None:
+        limit = EndpointLimit(2)
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(8):
+                tasks.create_task(take(limit, "history"))
+            await asyncio.sleep(0)  # they wait
+            for _ in range(2):
+                tasks.create_task(take(limit, "live"))
+
+    asyncio.run(ask())
+    assert order == ["history"] * 2 + ["live"] * 2 + ["history"] * 6
+
+
 def test_requests_that_fail_together_are_one_failure() -> None:
     """The pause does not grow with the number of requests that were on their way."""
 
