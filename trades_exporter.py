@@ -992,9 +992,7 @@ def cut_torn_end(path: Path, tail_bytes: int = TAIL_BYTES, *, sync: bool = True)
         with path.open("r+b") as file:
             if end < length:
                 file.truncate(size - length + end)
-                log.warning(
-                    "Incomplete last line removed; its trade is fetched again", file=path.name, bytes=length - end
-                )
+                log.warning("Incomplete last line removed", file=path.name, bytes=length - end)
             os.fsync(file.fileno())
     return block[block.find(b"\n") + 1 if length < size else 0 : end]
 
@@ -1280,24 +1278,26 @@ class TradeFiles:
     def fits(self, day: str, trade: Trade) -> bool:
         """Tell whether a trade can be appended to its day's file: ids rise there, and from day to day.
 
-        Times may cross by CROSSING_S before and after midnight: what is stored of a later day with lower ids is not
-        younger than that, and the trade not older.
+        Times may cross at midnight, by CROSSING_S before and after it. A later day that begins over MIDNIGHT_S ahead,
+        while the days before it just go on, was one trade's wrong time: that is no reason to lose others.
         """
         if self.end_of(day).trade_id >= trade.first:
             return False
         later = self.highest_later(day, trade)
-        if later is NOTHING:
+        if later == NOTHING:
             return True
-        midnight, margin = int(midnight_of(later.time_utc[:10])), CROSSING_S * 1000
-        return int(milliseconds(later.time_utc)) - margin <= midnight <= int(trade.ts) + margin
+        later_day, margin = later.time_utc[:10], round(CROSSING_S * 1000)
+        later_ts, ts = int(milliseconds(later.time_utc)), int(trade.ts)
+        if later_ts - margin <= int(midnight_of(later_day)) <= ts + margin:
+            return True
+        before = max((end.time_utc for other, end in self._ends.items() if other < later_day), default="")
+        goes_on = int(milliseconds(before)) <= ts + margin if before else day == utc_now()[:10]
+        return goes_on and later_ts - ts > MIDNIGHT_S * 1000
 
     def highest_later(self, day: str, trade: Trade) -> Boundary:
-        """Return the highest stored trade of a later day with a lower id than this trade has, or NOTHING.
-
-        A day that is still to come, by this PC's clock, was one trade's wrong time: it is no reason to lose others.
-        """
-        later = [end for other, end in self._ends.items() if day < other <= utc_now()[:10]]
-        return max((end for end in later if end.trade_id < trade.first), default=NOTHING)
+        """Return the highest stored trade of a later day with a lower id than this trade has, or NOTHING."""
+        ends = (end for other, end in self._ends.items() if other > day and end.trade_id < trade.first)
+        return max(ends, default=NOTHING)
 
     def first(self) -> Boundary | None:
         """Return the first stored trade; raise OSError where it can't be read."""
@@ -1409,7 +1409,7 @@ class TradeWriter:
     def _turn_day(self, day: str, trade: Trade) -> None:
         self.flush()
         self._unfit = not self._fits(day, trade)
-        self._crossing = self._files.highest_later(day, trade) is not NOTHING
+        self._crossing = self._files.highest_later(day, trade) != NOTHING
         self._day = day
         if not self._unfit:
             self._on_day(day)
@@ -1507,11 +1507,11 @@ def reason_to_retry(exc: Exception) -> str:
         raise exc
     match cause := getattr(exc, "os_error", exc):  # aiohttp wraps what the system said
         case RequestError() | websockets.ConnectionClosed():
-            reason = describe(exc)
+            reason = printable(exc, 100)
         case socket.gaierror():
             reason = "host not found"
         case ssl.SSLCertVerificationError(verify_message=message):
-            reason = f"its certificate is not trusted: {printable(message, 80)}"
+            reason = f"its certificate is not trusted: {printable(message, 60)}"
         case ConnectionRefusedError():
             reason = "connection refused"
         case TimeoutError():
@@ -1552,30 +1552,35 @@ def host_of(url: str) -> str:
 
 
 class Outage:
-    """Logs that OKX can't be reached: when it begins, at most once in LOG_AGAIN_S while it lasts, and when it ends."""
+    """Logs that OKX can't be reached: when it begins, at most once in LOG_AGAIN_S while it lasts, and when it ends.
+
+    An endpoint of REST that fails now and then is one condition too: its next failure is logged after LOG_AGAIN_S.
+    """
 
     def __init__(self) -> None:
         self._failing: dict[str, float] = {}  # WebSocket, REST, an endpoint of REST: when it failed last
         self._failed: set[str] = set()  # all that failed since the outage began
         self._began_at = 0.0
+        self._logged = False  # that it began
         self._throttle = LogThrottle()
 
     def failed(self, what: str, reason: str, delay_s: float) -> None:
         """Log that `what` failed and is tried again after `delay_s`, unless that was logged a short while ago."""
         now = monotonic()
         if not self._lasts():
-            self._began_at, self._throttle = now, LogThrottle()
+            self._began_at, self._logged = now, False
             self._failed.clear()
         self._failing[what] = now
         self._failed.add(what)
-        if self._throttle.may_log(what):
+        if self._throttle.may_log(what if what.startswith("REST ") else f"{what} since {self._began_at}"):
+            self._logged = True
             lasts = now - self._began_at
             since = f" Down for {timedelta(seconds=round(lasts))}." if lasts >= 1 else ""
             log.warning(f"{reason}.{since} Next try in {delay_s:.1f} s")
 
     def works(self, what: str) -> None:
         """Log the end of the outage, if this was the last thing that failed."""
-        if self._failing.pop(what, None) is not None and not self._lasts():
+        if self._failing.pop(what, None) is not None and not self._lasts() and self._logged:
             lasted = monotonic() - self._began_at
             since = f"{datetime.now(UTC) - timedelta(seconds=lasted):%Y-%m-%dT%H:%M:%SZ}"
             whats = ", ".join(sorted(self._failed))
@@ -1761,7 +1766,7 @@ class ExchangeClock:
                 f"Invalid trade field: ts='{trade.ts}' ({utc(trade.ts)}) is more than a day ahead of this PC's clock"
                 f" and of OKX's, in trade {trade.trade_id} of {trade.inst_id}"
             )
-        log.warning("This PC's clock is over a day slow; please set it", okx=utc(f"{okx:013}"), pc=utc(f"{pc:013}"))
+        log.warning("This PC's clock is slow; please set it", okx=utc(f"{okx:013}"), pc=utc(f"{pc:013}"))
 
     def hold(self, trade: Trade, take: Callable[[Trade], None]) -> None:
         """Hold a push whose time is not allowed until OKX was asked, then `take` it; too many are dropped."""
@@ -1811,6 +1816,7 @@ class Archive:
         self.first_id = self.last_id = -1  # what it lists, once it is checked
         self._file = file
         self._instrument = instrument
+        self._span = [f"{int(midnight_of(str(day))) + ms:013}" for ms in ARCHIVE_SPAN_MS]  # of times, ms
         self._columns: tuple[int, ...] = ()  # where ARCHIVE_COLUMNS stand
         self._batches = self._read()
 
@@ -1821,14 +1827,18 @@ class Archive:
 
     async def check(self) -> None:
         """Read all of it once; raise ArchiveDamagedError where it is not to be believed."""
+        edges: list[list[str]] = []  # the first and the last row
         try:
             for rows in self._batches:
                 self._check_rows(rows)
+                edges = [edges[0] if edges else rows[0], rows[-1]]
                 await asyncio.sleep(0)  # live trades first
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, IndexError, RuntimeError) as exc:
             raise ArchiveDamagedError(describe(exc)) from exc  # OSError: an address in the zip that leads nowhere
-        if self.first_id < 0:
+        if not edges:
             raise ArchiveDamagedError("it lists no trades")
+        if not all(self._is_of_day(row) for row in edges):
+            raise ArchiveDamagedError("it holds another day")
         self._batches = self._read()
 
     def trades(self) -> tuple[list[Trade], list[tuple[int, str]]] | None:
@@ -1844,23 +1854,29 @@ class Archive:
             try:
                 fields["px"] = plain_number(price, self._instrument.px_decimals)
                 fields["sz"] = plain_number(size, self._instrument.sz_decimals)
-                trades.append(parse_trade(fields, fetched=True))
+                trade = parse_trade(fields, fetched=True)
+                if not self._is_of_day(row):
+                    raise ValueError(f"ts={ts!r} is of another day")
+                trades.append(trade)
             except (ValueError, BuildFailError) as exc:
                 bad.append((int(trade_id), f"{exc.args[0]} in {printable(','.join(row))}"))
         return trades, bad
 
     def _check_rows(self, rows: list[list[str]]) -> None:
-        """Raise ArchiveDamagedError where ids do not rise or repeat, or rows are of another instrument or day."""
-        name, trade_id, _, _, _, ts = self._columns
+        """Raise ArchiveDamagedError where ids do not rise or repeat, or rows are cut or of another instrument."""
+        if min(map(len, rows)) <= max(self._columns):
+            raise ArchiveDamagedError("it has a row without all fields")
+        name, trade_id = self._columns[:2]
         ids = [int(row[trade_id]) for row in rows]
         if any(low >= high for low, high in itertools.pairwise([self.last_id, *ids])):
             raise ArchiveDamagedError("its ids do not rise, or repeat")
         self.first_id, self.last_id = self.first_id if self.first_id >= 0 else ids[0], ids[-1]
         if {row[name] for row in rows} != {self._instrument.inst_id}:
             raise ArchiveDamagedError("it holds another instrument")
-        low, high = (int(midnight_of(str(self.day))) + ms for ms in ARCHIVE_SPAN_MS)
-        if any(row[ts].isdigit() and not low <= int(row[ts]) <= high for row in rows):
-            raise ArchiveDamagedError("it holds another day")
+
+    def _is_of_day(self, row: list[str]) -> bool:
+        ts = row[self._columns[5]]
+        return len(ts) == len(self._span[0]) and self._span[0] <= ts <= self._span[1]
 
     def _read(self) -> collections.abc.Generator[list[list[str]], None, None]:
         """Yield rows as lists of fields, ARCHIVE_CHUNK bytes at a time."""
@@ -3491,18 +3507,17 @@ def last_stored_id(path: Path) -> str:
 def days_to_audit(vault: Vault, inst_id: str) -> list[str]:
     """Return the days that need an audit, oldest first; raise OSError.
 
-    These are finished (there is a newer one), not pending, and have no verdict or newer lines than those that it saw.
-    A compressed day with a verdict does not change any more.
+    These are finished (there is a newer one), not pending, and have no verdict or newer lines than those that it saw;
+    also days between stored ones of which nothing is stored. A compressed day with a verdict does not change any more.
     """
     path = vault.audit_path(inst_id)
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     audited = dict(verdict for line in lines if (verdict := parse_verdict(inst_id, line)))  # the last of a day counts
-    gaps = vault.gaps(inst_id)
-    return [
-        day
-        for day, paths in list(vault.days(inst_id).items())[:-1]
-        if not is_pending(gaps, day) and (day not in audited or last_stored_id(paths[-1]) not in {"", audited[day]})
-    ]
+    gaps, stored = vault.gaps(inst_id), vault.days(inst_id)
+    last_ids = {day: last_stored_id(paths[-1]) for day, paths in stored.items() if day in audited}
+    changed = {day for day, last_id in last_ids.items() if last_id not in {"", audited[day]}}
+    finished = dates(min(stored), max(stored))[:-1] if stored else []
+    return [day for day in finished if not is_pending(gaps, day) and (day not in audited or day in changed)]
 
 
 class Auditor:
@@ -3809,27 +3824,27 @@ class Exporter:
 def capture_until_stopped(exporter: Exporter) -> NoReturn:
     """Run the exporter until it fails or a signal asks it to stop, and end this process with the exit code.
 
-    It runs in a thread of its own, so that this one takes signals even while a disk hangs. From a signal on it has
-    STOP_S. Threads that hang in a dead disk or in the system's DNS are not waited for.
+    It runs in a thread of its own, so that this one takes signals even while a disk hangs. From a signal or a failure
+    on it has STOP_S. Threads that hang in a dead disk or in the system's DNS are not waited for.
     """
     loop = asyncio.new_event_loop()
     running = loop.create_task(exporter.run())
     ended = threading.Event()
-    stopped: list[tuple[float, str]] = []  # when, and by which signal
+    stopped_by: list[str] = []  # signals
 
     def run() -> None:
         try:
             loop.run_until_complete(running)
         except asyncio.CancelledError:
-            log.info("Stopped", signal=stopped[0][1])
+            log.info("Stopped", signal=stopped_by[0])
         except Exception as exc:  # noqa: BLE001 - the outermost edge
             exporter.fail(exc)
         finally:
             ended.set()
 
     def stop(signum: int, _: object) -> None:
-        if not stopped:
-            stopped.append((monotonic(), signal.Signals(signum).name))
+        stopped_by.append(signal.Signals(signum).name)
+        if len(stopped_by) == 1:
             loop.call_soon_threadsafe(running.cancel)
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last is Windows' Ctrl+Break, which has no SIGHUP
@@ -3837,9 +3852,10 @@ def capture_until_stopped(exporter: Exporter) -> NoReturn:
         if signum and not (name == "SIGHUP" and signal.getsignal(signum) == signal.SIG_IGN):  # nohup
             signal.signal(signum, stop)
     threading.Thread(target=run, daemon=True).start()
-    while not ended.wait(WATCH_S) and not (stopped and monotonic() - stopped[0][0] >= STOP_S):
+    while not ended.wait(WATCH_S) and not stopped_by and not exporter.exit_code:
         pass
-    os._exit(exporter.exit_code or (0 if stopped else 1))
+    ended.wait(STOP_S)
+    os._exit(exporter.exit_code or (0 if stopped_by else 1))
 
 
 # ------------------------------------------------------------------------------------------------------ command line

@@ -280,10 +280,10 @@ STATES: dict[str, tuple[str, str, str, str]] = {
     # stored lines (day of the month, id; .gz: compressed; -: none), verdicts, pending from one day to another; result
     "nothing stored": ("", "", "", ""),
     "the newest day is not finished": ("01 5", "", "", ""),
-    "finished days": ("01 5 02 6 04 7", "", "", "01 02"),
-    "a verdict is enough": ("01 5 02 6 04 7", "02 6", "", "01"),
+    "finished days": ("01 5 02 6 04 7", "", "", "01 02 03"),
+    "a verdict is enough": ("01 5 02 6 04 7", "02 6 03 -", "", "01"),
     "lines were added": ("01 5 01 8 02 9", "01 5", "", "01"),
-    "the last verdict counts": ("01 5 02 6 04 7", "01 4 01 5 02 6 02 5", "", "02"),
+    "the last verdict counts": ("01 5 02 6 03 7", "01 4 01 5 02 6 02 5", "", "02"),
     "without a line": ("01 - 02 6", "01 -", "", ""),
     "compressed": ("01.gz 5 02 6", "01 4", "", ""),
     "compressed without a verdict": ("01.gz 5 02 6", "", "", "01"),
