@@ -2101,7 +2101,7 @@ class Feed:
     def _warn(self, what: str, frame: bytes) -> None:
         """Log a frame that is no trade; the connection stays."""
         if self._throttle.may_log(what):
-            log.warning(what, frame=printable(frame[:500], 100))
+            log.warning(what, frame=printable(frame[:500], 80))
 
 
 # ---------------------------------------------------------------------------------------------------------- backfill
@@ -3618,7 +3618,7 @@ def end_with_error(
     if ours and isinstance(exc, Exception) and not isinstance(exc, OSError):
         spawn(tasks, raise_error(exc))
     elif throttle.may_log(type(exc).__name__):
-        error = "" if exc is None else f"{type(exc).__name__}: {describe(exc)}"
+        error = "" if exc is None else f"{type(exc).__name__}: {printable(exc, 60)}"
         log.warning(f"asyncio: {printable(context['message'], 60)}", error=error)
 
 
@@ -3658,14 +3658,13 @@ class Metadata:
         """Fetch and save a row; one with other contract values than the records have is not saved over them."""
         row = await self._rest.instrument(inst_id)
         instrument, recording = Instrument.from_row(inst_id, row), self._recording.get(inst_id)
-        values = dict(zip(CONTRACT, instrument.contract, strict=True))
         if recording and recording.contract != instrument.contract:
-            before = dict(zip(CONTRACT, recording.contract, strict=True))
-            what = "ctVal, ctMult or ctType changed: restart the exporter to record with the new ones"
-            log.warning(what, instId=inst_id, recording=before, okx=values)
+            what = "ctVal, ctMult or ctType changed: restart to record the new ones"
+            log.warning(what, instId=inst_id, recording=" ".join(recording.contract), okx=" ".join(instrument.contract))
             return instrument
         try:
             self._vault.save_instrument(inst_id, row)
+            values = dict(zip(CONTRACT, instrument.contract, strict=True))
             log.info("Metadata fetched and saved", instId=inst_id, **values)
         except OSError as exc:
             if not recording and not self._vault.load_instrument(inst_id):
