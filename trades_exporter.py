@@ -2466,6 +2466,7 @@ class Recorder:
         self._on_pending = on_pending
         self._since = since  # a UTC day, `now`, or nothing
         self._first_push = True
+        self._skipped_upto = -1  # with --since now, the last id that was missed before this start
         self._recent = RecentKeys()
         self._flush_due = self._repairing = False
 
@@ -2483,6 +2484,7 @@ class Recorder:
         self._files.gaps.ask_again(end.trade_id + 1)
         self._recent = RecentKeys(dict.fromkeys(keys))
         self.failed = False
+        self.store(self.sequence.give_up(self._skipped_upto, "horizon"))  # if the first line was not written
 
     def take(self, trade: Trade) -> None:
         """Take a push; raise BuildFailError and VaultError."""
@@ -2507,7 +2509,8 @@ class Recorder:
         self._first_push = False
         log.info("First trade", instId=self.inst_id, trade_id=trade.trade_id, time=utc(trade.ts))
         if self._since == "now":
-            self.store(self.sequence.give_up(trade.first - 1, "horizon"))
+            self._skipped_upto = trade.first - 1
+            self.store(self.sequence.give_up(self._skipped_upto, "horizon"))
 
     def leave_to_history(self, first: int, ts: str) -> None:
         """Put what is missing below the id `first`, of the time `ts` (ms), on record as pending, and go on there.
