@@ -2770,7 +2770,7 @@ class RangeFill:
         if stored != NOTHING or gap.after_id is not None:
             edge = stored if stored != NOTHING else Boundary(gap.first - 1, gap.after_utc)
             self._sequence.restart(edge.trade_id, milliseconds(edge.time_utc) or self._end_ts)
-            self._files.gaps.ask_again(max(gap.first, edge.trade_id + 1), gap.before_id - 1)
+            self._files.gaps.ask_again(edge.trade_id + 1, gap.before_id - 1)
             return
         self._sequence.restart(-1, self._floor_ts)
         search = DayStartSearch(self._files.inst_id, self._services.rest, utc_day(self._floor_ts))

@@ -226,3 +226,54 @@ def test_a_time_that_falls_below_midnight_does_not_break_the_order_of_the_days(
     [gap] = [gap for gap in read_gaps(recorder.vault) if gap["reason"] == "unrepaired"]
     assert int(gap["after_id"]) + 1 == pushes[-2].first_id
     assert recorder.run("--verify").returncode == 0
+
+
+def test_what_was_skipped_at_start_stays_skipped_after_a_failed_write(
+    exporter: MakeExporter, make_okx: MakeOKX
+) -> None:
+    """With `--since now` the pause is on record; the first line after it can't be written at first."""
+    okx = make_okx(start="2026-11-20T22:00:00Z", instruments=[BTC])
+    recorder = exporter(okx, settings=SETTINGS)
+    recorder.start_capture()
+    okx.trade(BTC, 20)
+    recorder.wait_until_stored()
+    assert recorder.stop() == 0
+    okx.pass_hours(3, trades=100)
+    recorder.args = ["--since", "now"]
+    okx.faults.ws_refuse = "503"
+    recorder.start()
+    recorder.wait_for_log("Not connected")
+    in_the_way = day_path(recorder.vault, "2026-11-21")
+    in_the_way.mkdir()
+    okx.faults.ws_refuse = ""
+    recorder.wait_for_log("Can't write to the Vault")
+    okx.trade(BTC, 5)
+    in_the_way.rmdir()
+    recorder.wait_until_stored()
+    okx.trade(BTC, 5)
+    recorder.wait_until_whole()
+    assert recorder.stop() == 0
+    assert_whole(recorder.vault, okx, reasons=("start", "horizon"))
+    [gap] = [gap for gap in read_gaps(recorder.vault) if gap["reason"] == "horizon"]
+    assert int(gap["before_id"]) - int(gap["after_id"]) > 90
+
+
+def test_what_is_fetched_again_below_a_pending_range_is_off_the_record(
+    exporter: MakeExporter, make_okx: MakeOKX
+) -> None:
+    """Live capture gave ids up, left the next ones to history, and stored nothing in between."""
+    okx = make_okx(start="2026-11-21T12:00:00Z", instruments=[BTC])
+    okx.prefill(BTC, 3000, "2026-11-19T06:00:00Z", "2026-11-21T11:59:00Z")
+    recorder = exporter(okx, settings=SETTINGS)
+    write_days(recorder.vault, okx, until="2026-11-20T01:00:00")
+    write_days(recorder.vault, okx, since="2026-11-21T00:00:00")
+    past, today = ([p for p in okx.pushes[BTC] if to_utc(p.ts) >= f"2026-11-{t}"] for t in ("20T01", "21"))
+    times = (f"{to_utc(past[0].ts)[:19]}.000Z", "2026-11-21T00:00:00.000Z")
+    write_gap(recorder.vault, "unrepaired", (past[0].first_id - 1, past[10].first_id), (times[0], times[0]))
+    write_gap(recorder.vault, "pending", (past[10].first_id - 1, today[0].first_id), times)
+    recorder.start_capture()
+    okx.trade()
+    recorder.wait_until_whole()
+    recorder.wait_until_stored()
+    assert recorder.stop() == 0
+    assert_whole(recorder.vault, okx)
