@@ -1554,7 +1554,7 @@ def host_of(url: str) -> str:
 class Outage:
     """Logs that OKX can't be reached: when it begins, at most once in LOG_AGAIN_S while it lasts, and when it ends.
 
-    An endpoint of REST that fails now and then is one condition too: its next failure is logged after LOG_AGAIN_S.
+    REST, or an endpoint of it, that fails now and then is one condition: its next failure is logged after LOG_AGAIN_S.
     """
 
     def __init__(self) -> None:
@@ -1572,7 +1572,7 @@ class Outage:
             self._failed.clear()
         self._failing[what] = now
         self._failed.add(what)
-        if self._throttle.may_log(what if what.startswith("REST ") else f"{what} since {self._began_at}"):
+        if self._throttle.may_log(what if what.startswith("REST") else f"{what} since {self._began_at}"):
             self._logged = True
             lasts = now - self._began_at
             since = f" Down for {timedelta(seconds=round(lasts))}." if lasts >= 1 else ""

@@ -109,16 +109,17 @@ def test_what_nobody_asks_for_any_more_is_no_part_of_the_next_outage(monkeypatch
     assert logs[-1]["what"] == "WebSocket"
 
 
-def test_an_endpoint_that_fails_now_and_then_is_one_condition(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["REST", "REST history-trades"])
+def test_what_fails_now_and_then_is_one_condition(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """Each time it is asked again, or somebody else asks it, that works."""
     now = [1000.0]
     monkeypatch.setattr(trades_exporter, "monotonic", lambda: now[0])
     outage = Outage()
     with capture_logs() as logs:
         for _ in range(130):
-            outage.failed("REST history-trades", "REST request failed", 0.5)
+            outage.failed(what, "REST request failed", 0.5)
             now[0] += 0.5
-            outage.works("REST history-trades")
+            outage.works(what)
             now[0] += 0.5
     assert [line["event"][:7] for line in logs] == 3 * ["REST re", "OKX can"]
 
