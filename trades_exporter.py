@@ -2548,12 +2548,6 @@ class Recorder:
             self.failed = True
             self._services.spawn(self._mend(exc))
 
-    async def missed_by_feed(self) -> bool:
-        """Ask REST whether there are trades that the feed has not shown."""
-        newest = await self._services.rest.newest(self.inst_id, 1)
-        known = max(self.sequence.known_id, self.sequence.last or 0)
-        return any(trade.last > known for trade in newest)
-
     def store(self, items: Iterable[Trade | Gap]) -> None:
         """Turn what the sequence lets through into lines, and see to it that they reach the file soon."""
         if self.failed:
@@ -3689,6 +3683,7 @@ class InstrumentCapture:
         Raises VaultError where the files can't be used.
         """
         self.inst_id = instrument.inst_id
+        self._rest = services.rest
         self._files = TradeFiles(vault, self.inst_id)
         self.history = History(instrument, self._files, services, archives, self._newest)
         self.recorder = Recorder(instrument, self._files, services, self.history.wake, since)
@@ -3716,9 +3711,10 @@ class InstrumentCapture:
             await asyncio.sleep(WATCH_S)
             heard_at = self.recorder.heard_at
             if monotonic() - max(heard_at, checked_at) >= INSTRUMENT_SILENT_S:
-                missed = await self.recorder.missed_by_feed()
+                newest = await self._rest.newest(self.inst_id, 1)
                 checked_at = monotonic()
-                if missed and self.recorder.heard_at == heard_at:
+                known_id = max(self._newest()[0], self.recorder.sequence.last or 0)
+                if any(trade.last > known_id for trade in newest) and self.recorder.heard_at == heard_at:
                     silent = f"no trade of {self.inst_id} for {INSTRUMENT_SILENT_S:.0f}s"
                     feed.reconnect(f"{silent}, but REST has newer ones")
 
