@@ -2610,7 +2610,7 @@ class ArchiveSource:
         self.listed = (-1, -1)  # first and last id that archives of days in a row list, up to the one opened last
         self.gone: set[date] = set()  # OKX does not have them, or sent damaged ones twice
         self._listed_day = date.min  # of the one opened last
-        self._bad_ids: set[int] = set()  # of rows that can't be used
+        self._bad_ids: list[int] = []  # of rows that can't be used, ascending
         self._archives = archives
         self._instrument = instrument
         self._archive: Archive | None = None
@@ -2633,9 +2633,13 @@ class ArchiveSource:
         """Return the day of the archive that holds the trade after the one of the time `ts` (ms)."""
         return max(archive_day(ts), self._read_upto + timedelta(days=1))
 
-    def first_bad(self, low: int, high: int) -> int:
-        """Return the lowest of these ids of which there is a bad row, or else the one after them."""
-        return min((trade_id for trade_id in self._bad_ids if low <= trade_id <= high), default=high + 1)
+    def first_bad(self, low: int, high: int) -> tuple[int, int]:
+        """Return from where to where there are bad rows of these ids, the lowest in a row; else the id after them."""
+        position = bisect.bisect_left(self._bad_ids, low)
+        first = last = next(iter(self._bad_ids[position : position + 1]), high + 1)
+        while last < high and self._bad_ids[position + 1 : position + 2] == [last + 1]:
+            position, last = position + 1, last + 1
+        return min(first, high + 1), last
 
     def pass_over(self, day: date) -> None:
         """Go on with the archive of the next day."""
@@ -2680,7 +2684,7 @@ class ArchiveSource:
             return []
         trades, bad = batch
         for trade_id, defect in bad:
-            self._bad_ids.add(trade_id)
+            bisect.insort(self._bad_ids, trade_id)
             if len(self._bad_ids) <= SHOWN:  # a number format that changed would be a warning a row
                 what = "Invalid row in an archive; its trade is fetched over REST"
                 log.warning(what, instId=self._instrument.inst_id, error=printable(defect, 200))
@@ -2835,8 +2839,8 @@ class RangeFill:
         """Decide about the lowest missing ids, which REST does not reach; return what is to be stored, None to wait."""
         sequence, source = self._sequence, self._source
         if source.listed[0] < low and high < source.listed[1]:  # what an archive does not list there never existed
-            bad = source.first_bad(low, high)
-            return sequence.give_up(low, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent")
+            bad, last_bad = source.first_bad(low, high)
+            return sequence.give_up(last_bad, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent")
         day, last_day = source.next_day(sequence.ts), archive_day(self._end_ts)
         none_left = source.is_open or day in source.gone or day > last_day  # of the archives that may hold them
         first = sequence.waiting[0] if sequence.waiting and sequence.begin_unknown else None

@@ -155,6 +155,19 @@ def test_many_holes_beyond_rests_reach_cost_no_minute_each(exporter: MakeExporte
     assert {gap["reason"] for gap in read_gaps(recorder.vault)} == {"start", "absent"}
 
 
+def test_bad_rows_in_a_row_beyond_rests_reach_are_one_range(exporter: MakeExporter, old_okx: MakeOKX) -> None:
+    """An archive with another number format has hundreds of thousands: each id by itself would stop everything else."""
+    okx = old_okx(6, 5000, instruments=[BTC])
+    okx.faults.rest_reach_days = 1.0
+    okx.spoil_archive([trade.trade_id for trade in okx.ledger[BTC][8050:11050]], {"price": "-1.0"})
+    recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-17"])
+    recorder.start().wait_for_log("History complete")
+    assert recorder.stop() == 0
+    assert assert_vault_equals_ledger(recorder.vault, okx).missing == 3000
+    assert [gap["reason"] for gap in read_gaps(recorder.vault)] == ["start", "unrepaired"]
+    assert len([line for line in recorder.log.splitlines() if "reason=unrepaired" in line]) < 10
+
+
 @pytest.mark.parametrize("beyond", ["empty", "newer"])
 def test_what_okx_no_longer_has_is_horizon(exporter: MakeExporter, old_okx: MakeOKX, beyond: str) -> None:
     """The oldest archives are not there, and REST reaches two days back."""
