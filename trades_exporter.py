@@ -2481,7 +2481,8 @@ class Recorder:
             self.sequence.restart(-1, midnight_of(self._since))
         else:
             self.sequence.restart(None if end == NOTHING else end.trade_id, milliseconds(end.time_utc))
-        self._files.gaps.ask_again(end.trade_id + 1)
+        if self.sequence.next_id is not None:  # or else nothing is: files were moved away, and gaps tell of them
+            self._files.gaps.ask_again(end.trade_id + 1)
         self._recent = RecentKeys(dict.fromkeys(keys))
         self.failed = False
         self.store(self.sequence.give_up(self._skipped_upto, "horizon"))  # if the first line was not written

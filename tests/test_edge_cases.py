@@ -277,3 +277,15 @@ def test_what_is_fetched_again_below_a_pending_range_is_off_the_record(
     recorder.wait_until_stored()
     assert recorder.stop() == 0
     assert_whole(recorder.vault, okx)
+
+
+def test_gaps_of_files_that_were_moved_away_stay_on_record(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """Recording begins anew: nothing before it is asked for again."""
+    okx = make_okx(start="2026-11-21T12:00:00Z", instruments=[BTC])
+    recorder = exporter(okx, settings=SETTINGS)
+    write_gap(recorder.vault, "absent", (100, 110), ("2026-11-01T06:00:00.000Z", "2026-11-01T06:00:00.000Z"))
+    recorder.start_capture()
+    okx.trade(BTC, 5)
+    recorder.wait_until_stored()
+    assert recorder.stop() == 0
+    assert [gap["reason"] for gap in read_gaps(recorder.vault)] == ["absent", "start"]
