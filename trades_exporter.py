@@ -114,6 +114,7 @@ UNREPAIRED_S = 1800.0  # without an answer of REST that helped: gaps go on recor
 BAD_ROW_S = 15.0  # a bad row from REST is asked for again for this long, before it is believed
 MIDNIGHT_S = 900.0  # a gap that begins earlier than this before midnight is left to history
 CROSSING_S = 1.0  # at midnight, times of neighbouring trades may cross by this much
+CLOCK_SLOW_S = 60.0  # a stored trade further ahead of this PC's clock than this had a wrong time
 
 ARCHIVE_IDS = 5_000  # from this many ids on, an archive is quicker than REST
 ARCHIVE_RETRY_S = 600.0  # pause before an archive that could not be downloaded is asked for again
@@ -1279,7 +1280,8 @@ class TradeFiles:
         """Tell whether a trade can be appended to its day's file: ids rise there, and from day to day.
 
         Times may cross at midnight, by CROSSING_S before and after it. A later day that begins over MIDNIGHT_S ahead,
-        while the days before it just go on, was one trade's wrong time: that is no reason to lose others.
+        or has not begun by this PC's clock, while the days before it just go on, was one trade's wrong time: that is no
+        reason to lose others.
         """
         if self.end_of(day).trade_id >= trade.first:
             return False
@@ -1292,7 +1294,7 @@ class TradeFiles:
             return True
         before = max((end.time_utc for other, end in self._ends.items() if other < later_day), default="")
         goes_on = int(milliseconds(before)) <= ts + margin if before else day == utc_now()[:10]
-        return goes_on and later_ts - ts > MIDNIGHT_S * 1000
+        return goes_on and (later_ts - ts > MIDNIGHT_S * 1000 or later_ts / 1000 - time.time() > CLOCK_SLOW_S)
 
     def highest_later(self, day: str, trade: Trade) -> Boundary:
         """Return the highest stored trade of a later day with a lower id than this trade has, or NOTHING."""

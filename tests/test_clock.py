@@ -151,3 +151,17 @@ def test_times_of_two_later_days_spoil_neither_a_repair_nor_the_next_start(
     assert one.stop() == 0
     assert sorted(stored_ids(one.vault)) == [trade.trade_id for trade in okx.ledger[BTC]]
     assert reasons(one.vault) == []
+
+
+def test_a_wrong_time_just_after_midnight_costs_no_trade_before_it(make_okx: MakeOKX, exporter: MakeExporter) -> None:
+    """Ten minutes before midnight one push has a time of the next day; this PC's clock knows better."""
+    today, tomorrow = (datetime.now(UTC).date() + timedelta(days=days) for days in (0, 1))
+    okx = make_okx(start=f"{today}T23:50:00Z")
+    one = start_with_a_trade(exporter(okx))
+    okx.trade(count=1, fields={"ts": str(utc_ms(f"{tomorrow}T00:03:00Z"))})
+    for second in range(10, 60, 10):
+        okx.set_clock(f"{today}T23:50:{second}Z")
+        okx.trade(n=3, count=1)
+    one.wait_until(lambda: len(stored_ids(one.vault)) == len(okx.ledger[BTC]), what="all stored")
+    assert one.stop() == 0
+    assert reasons(one.vault) == []
