@@ -2836,7 +2836,9 @@ class RangeFill:
                 async with asyncio.timeout(ARCHIVE_RETRY_S):
                     await self._backfill.ask(pages, lambda: not self.done)
         if missing := next(sequence.missing(), None):
-            await self._reach.look(*missing, self._newest()[0])
+            with contextlib.suppress(TimeoutError):  # as above
+                async with asyncio.timeout(ARCHIVE_RETRY_S + 2 * ABSENT_S):
+                    await self._reach.look(*missing, self._newest()[0])
 
     def _decide(self, low: int, high: int) -> list[Trade | Gap] | None:
         """Decide about the lowest missing ids, which REST does not reach; return what is to be stored, None to wait."""

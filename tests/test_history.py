@@ -455,3 +455,24 @@ def test_an_archive_that_comes_late_is_read_however_much_rest_has_fetched_behind
     recorder.wait_until(lambda: recorder.log_since_start.count("History complete") == 2, what="the past is whole")
     finish(okx, recorder)
     assert_whole(recorder.vault, okx)
+
+
+def test_an_archive_that_comes_late_is_read_though_rest_is_dead(exporter: MakeExporter, make_okx: MakeOKX) -> None:
+    """REST was asked for what is missing, then where it begins: neither question keeps the archive out for ever."""
+    okx = make_okx(start="2026-11-18T02:00:00Z", instruments=[BTC])
+    okx.faults.archive = {"all": "refused"}
+    limits = dict.fromkeys(REST_LIMITS, 1000) | {"/api/v5/market/history-trades": 10}
+    settings = SETTINGS | {"INSTRUMENTS": [BTC], "ARCHIVE_IDS": 100, "ARCHIVE_RETRY_S": 2.5, "REST_LIMITS": limits}
+    recorder = stopped_at(okx, exporter(okx, settings=settings | {"ABSENT_S": 0.2}))
+    okx.pass_hours(58, trades=6000)
+    recorder.start()
+    recorder.wait_for_log("Gap repaired")
+    okx.faults.rest, okx.faults.rest_only = {"503": 1.0}, "history-trades"
+    asked = len(okx.requests_to("history-trades"))
+    recorder.wait_until(lambda: len(okx.requests_to("history-trades")) > asked + 6, what="REST asked in vain")
+    size = stored_bytes(recorder.vault)
+    okx.faults.archive = {}
+    recorder.wait_until(lambda: has_stored(recorder, size), what="the archive read")
+    okx.faults.rest.clear()
+    finish(okx, recorder)
+    assert_whole(recorder.vault, okx)
