@@ -2831,14 +2831,11 @@ class RangeFill:
         pages = self._backfill.repair.next_pages(monotonic())
         if not pages:
             await asyncio.sleep(POLL_S)
-        else:
-            with contextlib.suppress(TimeoutError):  # REST may be dead, while an archive has come meanwhile
-                async with asyncio.timeout(ARCHIVE_RETRY_S):
-                    await self._backfill.ask(pages, lambda: not self.done)
-        if missing := next(sequence.missing(), None):
-            with contextlib.suppress(TimeoutError):  # as above
-                async with asyncio.timeout(ARCHIVE_RETRY_S + 2 * ABSENT_S):
-                    await self._reach.look(*missing, self._newest()[0])
+        with contextlib.suppress(TimeoutError):  # REST may be dead, while an archive has come meanwhile
+            async with asyncio.timeout(ARCHIVE_RETRY_S + 2 * ABSENT_S):  # a proof takes ABSENT_S
+                await self._backfill.ask(pages, lambda: not self.done)
+                if missing := next(sequence.missing(), None):
+                    await self._reach.look(*missing, max(self._newest()[0], self._end - 1))
 
     def _decide(self, low: int, high: int) -> list[Trade | Gap] | None:
         """Decide about the lowest missing ids, which REST does not reach; return what is to be stored, None to wait."""
@@ -3514,7 +3511,7 @@ def days_to_audit(vault: Vault, inst_id: str) -> list[str]:
     """Return the days that need an audit, oldest first; raise OSError.
 
     These are finished (there is a newer one), not pending, and have no verdict or newer lines than those that it saw;
-    also days between stored ones of which nothing is stored. A compressed day with a verdict does not change any more.
+    also days of which all is missing, by the gaps file. A compressed day with a verdict does not change any more.
     """
     path = vault.audit_path(inst_id)
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
@@ -3523,7 +3520,8 @@ def days_to_audit(vault: Vault, inst_id: str) -> list[str]:
     last_ids = {day: last_stored_id(paths[-1]) for day, paths in stored.items() if day in audited}
     changed = {day for day, last_id in last_ids.items() if last_id not in {"", audited[day]}}
     finished = dates(min(stored), max(stored))[:-1] if stored else []
-    return [day for day in finished if not is_pending(gaps, day) and (day not in audited or day in changed)]
+    known = [day for day in finished if day in stored or any(touches(gap, day) for gap in gaps)]
+    return [day for day in known if not is_pending(gaps, day) and (day not in audited or day in changed)]
 
 
 class Auditor:

@@ -280,7 +280,7 @@ STATES: dict[str, tuple[str, str, str, str]] = {
     # stored lines (day of the month, id; .gz: compressed; -: none), verdicts, pending from one day to another; result
     "nothing stored": ("", "", "", ""),
     "the newest day is not finished": ("01 5", "", "", ""),
-    "finished days": ("01 5 02 6 04 7", "", "", "01 02 03"),
+    "finished days": ("01 5 02 6 04 7 06 8", "", "", "01 02 03 04 05"),
     "a verdict is enough": ("01 5 02 6 04 7", "02 6 03 -", "", "01"),
     "lines were added": ("01 5 01 8 02 9", "01 5", "", "01"),
     "the last verdict counts": ("01 5 02 6 03 7", "01 4 01 5 02 6 02 5", "", "02"),

@@ -469,7 +469,7 @@ def test_an_archive_that_comes_late_is_read_though_rest_is_dead(exporter: MakeEx
     recorder.wait_for_log("Gap repaired")
     okx.faults.rest, okx.faults.rest_only = {"503": 1.0}, "history-trades"
     asked = len(okx.requests_to("history-trades"))
-    recorder.wait_until(lambda: len(okx.requests_to("history-trades")) > asked + 6, what="REST asked in vain")
+    recorder.wait_until(lambda: len(okx.requests_to("history-trades")) > asked + 4, what="REST asked in vain")
     size = stored_bytes(recorder.vault)
     okx.faults.archive = {}
     recorder.wait_until(lambda: has_stored(recorder, size), what="the archive read")
