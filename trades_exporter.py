@@ -2487,7 +2487,6 @@ class Recorder:
             self._files.gaps.ask_again(end.trade_id + 1)
         self._recent = RecentKeys(dict.fromkeys(keys))
         self.failed = False
-        self.store(self.sequence.give_up(self._skipped_upto, "horizon"))  # if the first line was not written
 
     def take(self, trade: Trade) -> None:
         """Take a push; raise BuildFailError and VaultError."""
@@ -2582,6 +2581,7 @@ class Recorder:
 
     async def _mend(self, exc: OSError) -> None:
         self._go_on(await self._files.until_writable(self._services.throttle, exc))
+        self.store(self.sequence.give_up(self._skipped_upto, "horizon"))  # if the first line was not written
         if self.sequence.open and not self._repairing:
             self._repair()
 
