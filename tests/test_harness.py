@@ -10,6 +10,7 @@ from fake_okx import BTC, FIRST_ID, FakeOKX, Push, crossing_times, utc_ms
 from harness import (
     assert_vault_equals_ledger,
     day_path,
+    last_line,
     last_stored_id,
     line_of,
     read_gaps,
@@ -185,3 +186,9 @@ def test_days_are_written_from_a_time_to_a_time(tmp_path: Path, history: FakeOKX
     pushes = history.pushes[BTC][5:13]
     assert [record["trade_id"] for record in read_vault(tmp_path)] == [str(push.last_id) for push in pushes]
     assert day_path(tmp_path, "2026-11-20").read_bytes() == b"".join(line_of(history, push) for push in pushes[:5])
+
+
+def test_the_last_record_is_the_one_before_what_crashes_left(tmp_path: Path) -> None:
+    path = tmp_path / "2026-11-21.jsonl"
+    path.write_bytes(b'{"trade_id":"7"}\n\xff\xed\xa0\n{"trade_')
+    assert last_line(path) == {"trade_id": "7"}
