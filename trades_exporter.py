@@ -2636,13 +2636,13 @@ class ArchiveSource:
         """Return the day of the archive that holds the trade after the one of the time `ts` (ms)."""
         return max(archive_day(ts), self._read_upto + timedelta(days=1))
 
-    def first_bad(self, low: int, high: int) -> tuple[int, int]:
-        """Return from where to where there are bad rows of these ids, the lowest in a row; else the id after them."""
-        position = bisect.bisect_left(self._bad_ids, low)
-        first = last = next(iter(self._bad_ids[position : position + 1]), high + 1)
-        while last < high and self._bad_ids[position + 1 : position + 2] == [last + 1]:
-            position, last = position + 1, last + 1
-        return min(first, high + 1), last
+    def bad_run(self, low: int, high: int) -> tuple[int, int]:
+        """Return first and last of the lowest of these ids in a row that have bad rows; (high + 1, high) for none."""
+        ids = self._bad_ids
+        start = end = bisect.bisect_left(ids, low)
+        while end < len(ids) and ids[end] <= high and ids[end] - ids[start] == end - start:
+            end += 1
+        return (ids[start], ids[end - 1]) if end > start else (high + 1, high)
 
     def pass_over(self, day: date) -> None:
         """Go on with the archive of the next day."""
@@ -2841,7 +2841,7 @@ class RangeFill:
         """Decide about the lowest missing ids, which REST does not reach; return what is to be stored, None to wait."""
         sequence, source = self._sequence, self._source
         if source.listed[0] < low and high < source.listed[1]:  # what an archive does not list there never existed
-            bad, last_bad = source.first_bad(low, high)
+            bad, last_bad = source.bad_run(low, high)
             return sequence.give_up(last_bad, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent")
         day, last_day = source.next_day(sequence.ts), archive_day(self._end_ts)
         none_left = source.is_open or day in source.gone or day > last_day  # of the archives that may hold them
