@@ -251,6 +251,23 @@ def finish(one: Exporter, missing: int = 0) -> None:
     assert found == missing
 
 
+def stopped_at(okx: FakeOKX, exporter: Exporter, trades: int = 20) -> Exporter:
+    """Let the exporter record so many trades of each instrument, and stop it."""
+    exporter.start_capture()
+    for inst_id in okx.markets:
+        okx.trade(inst_id, trades)
+    exporter.wait_until_stored()
+    assert exporter.stop() == 0
+    return exporter
+
+
+def finish_whole(okx: FakeOKX, exporter: Exporter) -> None:
+    """Wait until all is stored, the past too, and stop the exporter."""
+    okx.settle()
+    exporter.wait_until_whole()
+    assert exporter.stop() == 0
+
+
 # ----------------------------------------------------------------------------------------------------- the Vault
 
 

@@ -13,7 +13,9 @@ from harness import (
     assert_whole,
     day_files,
     day_path,
+    finish_whole,
     read_gaps,
+    stopped_at,
     to_ms,
     to_utc,
     write_days,
@@ -38,11 +40,7 @@ pytestmark = pytest.mark.usefixtures("fast_rest")
 def test_what_does_not_fit_costs_nothing_of_the_next_range(exporter: MakeExporter, make_okx: MakeOKX) -> None:
     """One pending range ends in the midst of a day whose file goes on; the next one begins in that same day."""
     okx = make_okx(start="2026-11-18T21:00:00Z", instruments=[BTC])
-    recorder = exporter(okx, settings=SETTINGS | {"UNREPAIRED_S": 1.0})
-    recorder.start_capture()
-    okx.trade(BTC, 20)
-    recorder.wait_until_stored()
-    assert recorder.stop() == 0
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"UNREPAIRED_S": 1.0}))
     okx.pass_hours(15, trades=500)
     okx.faults.rest, okx.faults.rest_only = {"503": 1.0}, "history-trades"  # it is given up
     recorder.start_capture()
@@ -54,9 +52,7 @@ def test_what_does_not_fit_costs_nothing_of_the_next_range(exporter: MakeExporte
     okx.faults.rest.clear()
     recorder.settings = SETTINGS
     recorder.start_capture()
-    okx.settle()
-    recorder.wait_until_whole()
-    assert recorder.stop() == 0
+    finish_whole(okx, recorder)
     assert_vault_equals_ledger(recorder.vault, okx)
     (lost,) = [gap for gap in read_gaps(recorder.vault) if gap["reason"] == "unrepaired"]
     assert lost["before_utc"] < "2026-11-19T12:01", "what follows that day's live trades can be fetched"
@@ -92,19 +88,14 @@ def test_since_reaches_up_to_what_is_stored_though_older_files_were_removed(
     okx = make_okx(start="2026-11-15T21:00:00Z", instruments=[BTC])
     recorder = exporter(okx, settings=SETTINGS)
     for hours in (100, 0):
-        recorder.start_capture()
-        okx.trade(BTC, 20)
-        recorder.wait_until_stored()
-        assert recorder.stop() == 0
+        stopped_at(okx, recorder)
         if hours:
             shutil.rmtree(recorder.vault / "raw/okx/trades_perps" / BTC)
             okx.pass_hours(hours, trades=1000)
     recorder.args = ["--since", "2026-11-18"]
     recorder.start_capture()
     recorder.wait_for_log("History complete")
-    okx.settle()
-    recorder.wait_until_whole()
-    assert recorder.stop() == 0
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx)
     assert [path.name for path in day_files(recorder.vault, BTC)] == [f"2026-11-{day}.jsonl" for day in (18, 19, 20)]
 
@@ -155,9 +146,7 @@ def test_holes_of_an_archive_at_the_edge_of_rest_are_decided_together(
     recorder.start_capture()
     okx.trade()
     recorder.wait_for_log("History complete")
-    okx.settle()
-    recorder.wait_until_whole()
-    assert recorder.stop() == 0
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx, ("start", "absent"))
     assert len(okx.requests_to("history-trades")) < 5 * len(ids)
 
@@ -165,19 +154,13 @@ def test_holes_of_an_archive_at_the_edge_of_rest_are_decided_together(
 def test_the_last_ids_before_midnight_are_not_the_newest_by_time(exporter: MakeExporter, make_okx: MakeOKX) -> None:
     """Times cross at midnight, and a taker order of 60 trades has the highest ids of the old day: still it ends."""
     okx = make_okx(start="2026-11-20T12:00:00Z", instruments=[BTC])
-    recorder = exporter(okx, settings=SETTINGS)
-    recorder.start_capture()
-    okx.trade(BTC, 20)
-    recorder.wait_until_stored()
-    assert recorder.stop() == 0
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS))
     for number, count, time in ((150, 1, "20T23:59:59.900"), (20, 1, "21T00:00:00.100"), (1, 60, "20T23:59:59.600")):
         okx.trade(BTC, number, count=count, ts=to_ms(f"2026-11-{time}Z"), lost=True)
     okx.set_clock("2026-11-21T08:00:00Z")
     okx.trade(BTC, 30, lost=True)
     recorder.start_capture()
-    okx.settle()
-    recorder.wait_until_whole()
-    assert recorder.stop() == 0
+    finish_whole(okx, recorder)
     assert_vault_equals_ledger(recorder.vault, okx)
 
 
@@ -233,11 +216,7 @@ def test_what_was_skipped_at_start_stays_skipped_after_a_failed_write(
 ) -> None:
     """With `--since now` the pause is on record; the first line after it can't be written at first."""
     okx = make_okx(start="2026-11-20T22:00:00Z", instruments=[BTC])
-    recorder = exporter(okx, settings=SETTINGS)
-    recorder.start_capture()
-    okx.trade(BTC, 20)
-    recorder.wait_until_stored()
-    assert recorder.stop() == 0
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS))
     okx.pass_hours(3, trades=100)
     recorder.args = ["--since", "now"]
     okx.faults.ws_refuse = "503"

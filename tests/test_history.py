@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_okx import BTC, ETH, REST_LIMITS, FakeOKX, Row, crossing_times
+from fake_okx import BTC, ETH, REST_LIMITS, Row, crossing_times
 from harness import (
     Exporter,
     MakeExporter,
@@ -18,9 +18,11 @@ from harness import (
     assert_whole,
     day_files,
     day_path,
+    finish_whole,
     last_stored_id,
     read_gaps,
     read_vault,
+    stopped_at,
     to_ms,
     to_utc,
 )
@@ -36,23 +38,6 @@ SETTINGS: dict[str, object] = {  # patience in tenths of a second where people h
 
 
 pytestmark = pytest.mark.usefixtures("fast_rest")
-
-
-def stopped_at(okx: FakeOKX, exporter: Exporter, trades: int = 20) -> Exporter:
-    """Let the exporter record so many trades of each instrument, and stop it."""
-    exporter.start_capture()
-    for inst_id in okx.markets:
-        okx.trade(inst_id, trades)
-    exporter.wait_until_stored()
-    assert exporter.stop() == 0
-    return exporter
-
-
-def finish(okx: FakeOKX, exporter: Exporter) -> None:
-    """Wait until all is stored, and stop the exporter."""
-    okx.settle()
-    exporter.wait_until_whole()
-    assert exporter.stop() == 0
 
 
 def stored_bytes(vault: Path) -> int:
@@ -78,7 +63,7 @@ def test_sixty_hours_off_are_whole_again_behind_the_present_day(exporter: MakeEx
         today = [int(record["trade_id"]) for record in read_vault(recorder.vault, inst_id)]
         first = next(trade.trade_id for trade in okx.ledger[inst_id] if to_utc(trade.ts) > "2026-11-23")
         assert set(range(first, newest + 1)) <= set(today), "the past began before the present day was whole"
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert recorder.log_since_start.count("History complete") == 2
     assert_whole(recorder.vault, okx)
     assert_judges_content(recorder)
@@ -93,7 +78,7 @@ def test_a_short_pause_over_midnight_is_no_history(exporter: MakeExporter, make_
     recorder = stopped_at(okx, exporter(okx, settings=SETTINGS))
     okx.pass_hours(3, trades=500)
     recorder.start_capture()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert "reason=pending" not in recorder.log
     assert_whole(recorder.vault, okx)
 
@@ -124,7 +109,7 @@ def test_midnight_passes_while_today_is_repaired(exporter: MakeExporter, make_ok
     recorder.wait_until(lambda: last_stored_id(recorder.vault) > okx.ledger[BTC][0].trade_id + 300)
     okx.set_clock("2026-11-22T00:00:05Z")
     recorder.wait_until(day_path(recorder.vault, "2026-11-22").exists, what="a third day")
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert recorder.log.count("reason=pending") >= 3
     assert_whole(recorder.vault, okx)
 
@@ -141,7 +126,7 @@ def test_another_long_pause_before_the_first_is_filled(exporter: MakeExporter, m
     assert len(recorder.pending()) == 6
     recorder.settings = SETTINGS
     recorder.start_capture()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx)
 
 
@@ -172,7 +157,7 @@ def test_killed_again_and_again_it_goes_on_where_the_files_end(
                         file.write(line[: chance.randrange(len(line))])
     okx.faults.rest_latency_s = 0.0
     recorder.start_capture()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx)
     assert_judges_content(recorder)
 
@@ -193,7 +178,7 @@ def test_a_day_is_whole_and_the_record_does_not_say_so_yet(exporter: MakeExporte
     recorder.wait_for_log("History complete", times=2)
     for block in blocks:
         block.rmdir()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx)
 
 
@@ -216,7 +201,7 @@ def test_days_are_compressed_while_history_is_pending(
         if not interrupted:
             path.unlink()
     recorder.start_capture()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx)
 
 
@@ -234,7 +219,7 @@ def test_the_day_that_history_stands_in_is_compressed_under_it(exporter: MakeExp
     content = second.read_bytes()
     second.with_name(second.name + ".gz").write_bytes(gzip.compress(content[: content.rfind(b"\n") + 1]))
     second.unlink()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx)
 
 
@@ -250,7 +235,7 @@ def test_midnight_passes_while_history_runs(exporter: MakeExporter, make_okx: Ma
     okx.set_clock("2026-11-23T00:00:01Z")
     recorder.wait_until(day_path(recorder.vault, "2026-11-23").exists, what="the next day begins")
     assert recorder.pending()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx)
 
 
@@ -268,7 +253,7 @@ def test_a_live_gap_is_repaired_while_history_waits(exporter: MakeExporter, make
     okx.hide([first], seconds=1.5)
     okx.trade()
     recorder.wait_until_stored()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     asked = [int(query["after"]) for query in okx.requests_to("history-trades") if query["type"] == "1"]
     live = [index for index, after in enumerate(asked) if after > first]
     assert len(live) > 3
@@ -291,7 +276,7 @@ def test_history_waits_for_room_on_the_disk(exporter: MakeExporter, make_okx: Ma
     assert recorder.stop() == 0
     recorder.settings = SETTINGS
     recorder.start_capture()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx)
 
 
@@ -307,7 +292,7 @@ def test_a_disk_fails_in_the_midst_of_history(exporter: MakeExporter, make_okx: 
     away = recorder.vault.rename(recorder.vault.with_name("away"))
     recorder.wait_for_log("Can't write to the Vault")
     away.rename(recorder.vault)
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx)
 
 
@@ -344,7 +329,7 @@ def test_times_that_cross_at_midnight(exporter: MakeExporter, make_okx: MakeOKX)
         okx.set_clock(f"2026-11-{day}T12:00:00Z")
     okx.pass_hours(1, trades=300)
     recorder.start_capture()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     verdict = assert_vault_equals_ledger(recorder.vault, okx)
     reasons = {gap["reason"] for gap in read_gaps(recorder.vault)}
     assert verdict.missing <= 20
@@ -369,7 +354,7 @@ def test_times_that_cross_at_midnight_by_seconds(
         okx.pass_hours(40, trades=300)
         recorder.start_capture()
     okx.trade(BTC, 5)
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert assert_vault_equals_ledger(recorder.vault, okx).missing == 1
     assert {gap["reason"] for gap in read_gaps(recorder.vault)} == {"start", "unrepaired"}
     assert recorder.run("--verify").returncode == 0
@@ -418,7 +403,7 @@ def test_each_day_gets_a_verdict_when_it_is_whole(exporter: MakeExporter, make_o
     verdicts = [json.loads(line) for line in path.read_text().splitlines()]
     assert sorted(verdict["day"] for verdict in verdicts) == [f"2026-11-{day}" for day in (20, 21, 22)]
     assert {verdict["minutes_differing"] for verdict in verdicts} == {"0"}
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx)
     assert_judges_content(recorder)
 
@@ -435,7 +420,7 @@ def test_a_signal_ends_it_in_the_midst_of_history(exporter: MakeExporter, make_o
     assert recorder.run("--verify").returncode == 0
     assert recorder.pending()
     recorder.start_capture()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx)
 
 
@@ -453,7 +438,7 @@ def test_an_archive_that_comes_late_is_read_however_much_rest_has_fetched_behind
     recorder.wait_for_log("History waits for an archive")
     okx.faults.archive = {}
     recorder.wait_until(lambda: recorder.log_since_start.count("History complete") == 2, what="the past is whole")
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx)
 
 
@@ -474,5 +459,5 @@ def test_an_archive_that_comes_late_is_read_though_rest_is_dead(exporter: MakeEx
     okx.faults.archive = {}
     recorder.wait_until(lambda: has_stored(recorder, size), what="the archive read")
     okx.faults.rest.clear()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx)

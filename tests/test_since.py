@@ -16,6 +16,7 @@ from harness import (
     assert_whole,
     day_files,
     day_path,
+    finish_whole,
     read_gaps,
     read_vault,
     to_utc,
@@ -59,13 +60,6 @@ def archives_asked_for(okx: FakeOKX) -> list[str]:
     return [path.rpartition("-trades-")[2][:10] for _, path, _ in okx.requests if path.endswith(".zip")]
 
 
-def finish(okx: FakeOKX, exporter: Exporter) -> None:
-    """Wait until all is stored, and stop the exporter."""
-    okx.settle()
-    exporter.wait_until_whole()
-    assert exporter.stop() == 0
-
-
 def days_stored(exporter: Exporter, inst_id: str = BTC) -> list[int]:
     """Return the days of November that are stored."""
     return [int(path.name[8:10]) for path in day_files(exporter.vault, inst_id)]
@@ -89,7 +83,7 @@ def test_four_days_back_with_an_empty_vault(exporter: MakeExporter, old_okx: Mak
     before = (recorder.vault / "meta/okx/gaps" / f"{BTC}.jsonl").read_text()
     asked = len(archives_asked_for(okx))
     recorder.start_capture()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert (recorder.vault / "meta/okx/gaps" / f"{BTC}.jsonl").read_text() == before
     assert len(archives_asked_for(okx)) == asked
     assert first == {read_gaps(recorder.vault)[0]["before_id"]}
@@ -199,7 +193,7 @@ def test_a_young_archive_is_waited_for(exporter: MakeExporter, old_okx: MakeOKX,
     recorder.wait_for_log("History waits for an archive")
     assert [gap["reason"] for gap in read_gaps(recorder.vault)][-1] == "pending"
     okx.faults.archive = {}
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx)
 
 
@@ -234,7 +228,7 @@ def test_kills_with_torn_ends_in_the_midst_of_archives(exporter: MakeExporter, o
                         file.write(line[: chance.randrange(len(line))])
     okx.faults.archive_often = {}
     recorder.start_capture()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx)
     assert_judges_content(recorder)
     files = {path.name for path in recorder.vault.rglob("*") if path.is_file()}
@@ -260,7 +254,7 @@ def test_days_before_the_first_stored_one_are_fetched(exporter: MakeExporter, ol
     (began,) = read_gaps(recorder.vault)
     recorder.args = ["--since", "2026-11-18"]
     recorder.start_capture()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert days_stored(recorder) == [18, 19, 20, 21]
     starts = read_gaps(recorder.vault)
     assert [gap["reason"] for gap in starts] == ["start", "start"]
@@ -304,7 +298,7 @@ def test_an_earlier_date_while_the_first_is_pending(
     recorder.args = ["--since", "2026-11-16"]
     okx.faults.rest_latency_s = 0.0
     recorder.start_capture()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert days_stored(recorder) == [16, 17, 18, 19, 20, 21]
     assert [gap["reason"] for gap in read_gaps(recorder.vault)] == ["start"] * (1 if empty else 2)
     assert_whole(recorder.vault, okx)
@@ -315,7 +309,7 @@ def test_since_today(exporter: MakeExporter, old_okx: MakeOKX) -> None:
     okx = old_okx(3, 1000, instruments=[BTC])
     recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-21"])
     recorder.start_capture()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert "reason=pending" not in recorder.log
     assert days_stored(recorder) == [21]
     first = next(trade.trade_id for trade in okx.ledger[BTC] if to_utc(trade.ts) > "2026-11-21")
@@ -328,7 +322,7 @@ def test_since_a_day_before_the_exchange_has_anything(exporter: MakeExporter, ol
     okx = old_okx(2, 1000, instruments=[BTC])
     recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-10"])
     recorder.start_capture()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert days_stored(recorder) == [19, 20, 21]
     assert_whole(recorder.vault, okx, reasons=("start", "horizon"))
     [gap] = read_gaps(recorder.vault)
@@ -347,7 +341,7 @@ def test_since_now_leaves_a_pause_alone_and_pending_ranges_on_record(exporter: M
     okx.pass_hours(30, trades=500)
     recorder.args, recorder.settings = ["--since", "now"], SETTINGS
     recorder.start_capture()
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx, reasons=("start", "horizon"))
     [gap] = [gap for gap in read_gaps(recorder.vault) if gap["reason"] == "horizon"]
     assert int(gap["before_id"]) - int(gap["after_id"]) > 450
@@ -373,6 +367,6 @@ def test_killed_before_the_first_line_while_the_lower_edge_is_not_known(
     okx.mute(BTC, 2.0)
     recorder.start_capture()
     recorder.wait_until(lambda: not recorder.pending())
-    finish(okx, recorder)
+    finish_whole(okx, recorder)
     assert days_stored(recorder) == [19, 20, 21]
     assert_whole(recorder.vault, okx)
