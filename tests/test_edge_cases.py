@@ -1,14 +1,14 @@
 """Defects that a review found, against the fake OKX's ledger: one test each."""
 
 import shutil
-from collections.abc import Callable
 
 import orjson
 import pytest
 
-from fake_okx import BTC, REST_LIMITS, FakeOKX
+from fake_okx import BTC, REST_LIMITS
 from harness import (
-    Exporter,
+    MakeExporter,
+    MakeOKX,
     assert_vault_equals_ledger,
     assert_whole,
     day_files,
@@ -22,8 +22,6 @@ from harness import (
     write_gap,
 )
 
-MakeExporter = Callable[..., Exporter]
-MakeOKX = Callable[..., FakeOKX]
 SETTINGS: dict[str, object] = {
     "INSTRUMENTS": [BTC],
     "ASK_AGAIN_S": [0.05, 0.3],
@@ -164,8 +162,11 @@ def test_the_last_ids_before_midnight_are_not_the_newest_by_time(exporter: MakeE
     assert_vault_equals_ledger(recorder.vault, okx)
 
 
-def test_what_was_decided_before_a_crash_is_judged_anew(exporter: MakeExporter, make_okx: MakeOKX) -> None:
-    """It was on the disk, the trades after it were not: of today, and inside a pending range."""
+@pytest.mark.parametrize("below", [0, 10], ids=["inside a pending range, and of today", "below a pending range"])
+def test_what_was_decided_is_off_the_record_once_it_is_fetched(
+    exporter: MakeExporter, make_okx: MakeOKX, below: int
+) -> None:
+    """It was on the disk, the trades after it were not: a crash, or ids given up just before those left to history."""
     okx = make_okx(start="2026-11-21T12:00:00Z", instruments=[BTC])
     okx.prefill(BTC, 3000, "2026-11-19T06:00:00Z", "2026-11-21T11:59:00Z")
     recorder = exporter(okx, settings=SETTINGS)
@@ -175,14 +176,13 @@ def test_what_was_decided_before_a_crash_is_judged_anew(exporter: MakeExporter, 
         [p for p in okx.pushes[BTC] if to_utc(p.ts) >= f"2026-11-{t}"] for t in ("20T01", "21", "21T10")
     )
     times = (f"{to_utc(past[0].ts)[:19]}.000Z", "2026-11-21T00:00:00.000Z")
-    write_gap(recorder.vault, "pending", (past[0].first_id - 1, today[0].first_id), times)
+    write_gap(recorder.vault, "pending", (past[below].first_id - 1, today[0].first_id), times)
     for pushes, reason in ((past, "absent"), (past, "horizon"), (newest, "unrepaired")):
-        write_gap(recorder.vault, reason, (pushes[0].first_id - 1, pushes[9].first_id), times)
+        write_gap(recorder.vault, reason, (pushes[0].first_id - 1, pushes[below or 9].first_id), (times[0], times[0]))
     recorder.start_capture()
     okx.trade()
-    recorder.wait_until_whole()
     recorder.wait_until_stored()
-    assert recorder.stop() == 0
+    finish_whole(okx, recorder)
     assert_whole(recorder.vault, okx)
 
 
@@ -235,27 +235,6 @@ def test_what_was_skipped_at_start_stays_skipped_after_a_failed_write(
     assert_whole(recorder.vault, okx, reasons=("start", "horizon"))
     [gap] = [gap for gap in read_gaps(recorder.vault) if gap["reason"] == "horizon"]
     assert int(gap["before_id"]) - int(gap["after_id"]) > 90
-
-
-def test_what_is_fetched_again_below_a_pending_range_is_off_the_record(
-    exporter: MakeExporter, make_okx: MakeOKX
-) -> None:
-    """Live capture gave ids up, left the next ones to history, and stored nothing in between."""
-    okx = make_okx(start="2026-11-21T12:00:00Z", instruments=[BTC])
-    okx.prefill(BTC, 3000, "2026-11-19T06:00:00Z", "2026-11-21T11:59:00Z")
-    recorder = exporter(okx, settings=SETTINGS)
-    write_days(recorder.vault, okx, until="2026-11-20T01:00:00")
-    write_days(recorder.vault, okx, since="2026-11-21T00:00:00")
-    past, today = ([p for p in okx.pushes[BTC] if to_utc(p.ts) >= f"2026-11-{t}"] for t in ("20T01", "21"))
-    times = (f"{to_utc(past[0].ts)[:19]}.000Z", "2026-11-21T00:00:00.000Z")
-    write_gap(recorder.vault, "unrepaired", (past[0].first_id - 1, past[10].first_id), (times[0], times[0]))
-    write_gap(recorder.vault, "pending", (past[10].first_id - 1, today[0].first_id), times)
-    recorder.start_capture()
-    okx.trade()
-    recorder.wait_until_whole()
-    recorder.wait_until_stored()
-    assert recorder.stop() == 0
-    assert_whole(recorder.vault, okx)
 
 
 def test_gaps_of_files_that_were_moved_away_stay_on_record(exporter: MakeExporter, make_okx: MakeOKX) -> None:
