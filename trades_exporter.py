@@ -2879,7 +2879,7 @@ class HistoryProgress:
         self._inst_id = files.inst_id
         self._files = files
         self._began_at = self._logged_at = monotonic()
-        self._stored = 0  # trades since `begin`
+        self._days = self._stored = 0  # finished, and trades, since `begin`
 
     def pending_ids(self) -> int:
         """Return how many ids are pending; those of a range without a lower edge are not known and not counted."""
@@ -2888,7 +2888,7 @@ class HistoryProgress:
 
     def begin(self) -> None:
         """Log the plan: days, and about how many trades, how much room, and how much time over REST alone."""
-        self._stored = 0
+        self._days = self._stored = 0
         pending, trades = self._files.gaps.pending(), self.pending_ids()
         about = {}
         if all(gap.after_id is not None for gap in pending):
@@ -2909,10 +2909,11 @@ class HistoryProgress:
 
     def end_day(self, day: str) -> None:
         """Log a finished day."""
-        days = [gap.before_utc[:10] for gap in self._files.gaps.pending()]
-        left = (date.fromisoformat(max(days)) - date.fromisoformat(day)).days - 1 if days else 0
-        eta = self._eta(self.pending_ids())
-        log.info(f"History {self._inst_id} {day} is whole", days_left=max(0, left), trades=self._stored, eta=eta)
+        self._days += 1
+        ends = [gap.before_utc[:10] for gap in self._files.gaps.pending()]
+        left = max(0, (date.fromisoformat(max(ends)) - date.fromisoformat(day)).days - 1) if ends else 0
+        about = {"days_done": self._days, "days_left": left, "trades": self._stored}
+        log.info(f"History {self._inst_id} {day} is whole", **about, eta=self._eta(self.pending_ids()))
 
     def end(self) -> None:
         """Log that nothing is pending."""
@@ -3137,30 +3138,29 @@ def record_defect(line: bytes) -> str:
     return "a line that is not compact JSON" if orjson.dumps(record) + b"\n" != line else "an invalid value"
 
 
-@dataclasses.dataclass
-class DayCheck:
+class DayCheck(NamedTuple):
     """What verify read in the files of one day. Lines that are no record of this day are in none of its figures."""
 
     inst_id: str
     day: str
-    problems: Problems = dataclasses.field(default_factory=dict)
-    lines: int = 0
-    first: Place | None = None
-    first_after_midnight: Place | None = None  # the first line after 00:00:01
-    last_before_midnight: Place | None = None  # the last line before 23:59:59
-    last: Place | None = None
-    bought: Decimal = Decimal(0)  # contracts
-    sold: Decimal = Decimal(0)
+    problems: Problems
+    lines: int
+    bought: Decimal  # contracts
+    sold: Decimal
+    first: Place | None
+    first_after_midnight: Place | None  # the first line after 00:00:01
+    last_before_midnight: Place | None  # the last line before 23:59:59
+    last: Place | None
 
 
 def check_day(inst_id: str, day: str, paths: list[Path]) -> DayCheck:
     """Check the form of each line of a day, and that the ids rise."""
-    check = DayCheck(inst_id, day)
-    problem = partial(add_problem, check.problems)
+    problems = Problems()
+    problem = partial(add_problem, problems)
     expected = (day.encode(), inst_id.encode(), symbol_canon(inst_id).encode())
     sums = {b"buy": Decimal(0), b"sell": Decimal(0)}
     first = early = after_midnight = last = None
-    last_id = -1
+    lines, last_id = 0, -1
     try:
         for path, number, line in numbered_lines(paths):
             match = RECORD.fullmatch(line)
@@ -3176,7 +3176,7 @@ def check_day(inst_id: str, day: str, paths: list[Path]) -> DayCheck:
                 kind = "a trade stored twice" if number_id == last_id else "ids that do not rise"
                 problem(kind, f"{path}:{number}", line)
             sums[side] = EXACT.add(sums[side], Decimal(size.decode()))
-            check.lines += 1
+            lines += 1
             last_id, last = number_id, (line, path, number)
             time_of_day = line[29:41]
             if time_of_day < b"23:59:59":
@@ -3187,12 +3187,11 @@ def check_day(inst_id: str, day: str, paths: list[Path]) -> DayCheck:
                     after_midnight = last
     except OSError as exc:
         problem("a file that can't be read", f"{inst_id} {day}: {describe(exc)}")
-    check.first, check.first_after_midnight, check.last_before_midnight, check.last = (
+    places = (
         place and orjson.loads(place[0]) | {"where": f"{place[1]}:{place[2]}"}
         for place in (first, after_midnight, early, last)
     )
-    check.bought, check.sold = sums[b"buy"], sums[b"sell"]
-    return check
+    return DayCheck(inst_id, day, problems, lines, sums[b"buy"], sums[b"sell"], *places)
 
 
 def check_days(jobs: list[tuple[str, str, list[Path]]]) -> Iterator[DayCheck]:
