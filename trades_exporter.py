@@ -112,7 +112,7 @@ ASK_AGAIN_S = (0.25, 3.75)  # first and longest pause before ids that an answer 
 ABSENT_ANSWERS, ABSENT_S = 5, 15.0  # answers, and time between the first and the last, that prove an id absent
 UNREPAIRED_S = 1800.0  # without an answer of REST that helped: gaps go on record, and capture goes on
 BAD_ROW_S = 15.0  # a bad row from REST is asked for again for this long, before it is believed
-MIDNIGHT_S = 900.0  # a gap that begins earlier than this before midnight is left to history
+MIDNIGHT_S = 900.0  # a gap that begins earlier than this before midnight is left to history; a day has begun by then
 CROSSING_S = 1.0  # at midnight, times of neighbouring trades may cross by this much
 CLOCK_SLOW_S = 60.0  # a stored trade further ahead of this PC's clock than this had a wrong time
 
@@ -2669,6 +2669,7 @@ class ArchiveSource:
             if not failed_before:
                 log.warning("Archive can't be downloaded now; using REST instead", **about, error=describe(exc))
         else:
+            self.gone.discard(day)
             in_a_row = day == self._listed_day + timedelta(days=1)
             self.listed = self.listed[0] if in_a_row else archive.first_id, archive.last_id
             self._listed_day = day
@@ -2795,12 +2796,17 @@ class RangeFill:
 
     def _begin_with(self, trade: Trade) -> None:
         """Let the range, whose lower edge was not known, begin with this trade."""
-        late = utc_day(trade.ts) > utc_day(self._floor_ts)  # what is between is no longer to be had
         since = self._gap.after_utc
-        reason, after_utc = ("horizon", since) if late else ("start", "")
+        reason, after_utc = ("horizon", since) if self._begins_late(trade) else ("start", "")
         self._files.gaps.add([Gap(reason, None, trade.first, after_utc, utc(trade.ts))])
         self._files.gaps.clear({"pending"}, Boundary(0, ""), Boundary(trade.first - 1, since))
         self._sequence.restart(trade.first - 1, self._floor_ts)
+
+    def _begins_late(self, trade: Trade) -> bool:
+        """Tell whether OKX once had trades between where the range is to begin and this one, its first to be had."""
+        if archive_day(self._floor_ts) in self._source.gone:
+            return int(trade.ts) - int(self._floor_ts) > MIDNIGHT_S * 1000
+        return utc_day(trade.ts) > utc_day(self._floor_ts)
 
     async def _take_archive(self) -> bool:
         """Offer a batch of an archive to the sequence; return False where REST is to be asked instead."""
@@ -2846,7 +2852,7 @@ class RangeFill:
         day, last_day = source.next_day(sequence.ts), archive_day(self._end_ts)
         none_left = source.is_open or day in source.gone or day > last_day  # of the archives that may hold them
         first = sequence.waiting[0] if sequence.waiting and sequence.begin_unknown else None
-        if none_left and first and utc_day(first.ts) == utc_day(self._floor_ts):  # nothing of the day is missing
+        if none_left and first and not self._begins_late(first):
             self._begin_with(first)
             return []
         age_ms = int(self._newest()[1]) - int(sequence.ts)
