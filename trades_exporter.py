@@ -459,7 +459,10 @@ class Gap(NamedTuple):
             return None
         _, reason, after, before, after_utc, before_utc = (group.decode() for group in match.groups())
         gap = cls(reason, int(after) if after else None, int(before), after_utc, before_utc)
-        return gap if gap.first <= gap.before_id else None
+        with contextlib.suppress(ValueError):  # there is no such time
+            milliseconds(after_utc), milliseconds(before_utc)
+            return gap if gap.first <= gap.before_id else None
+        return None
 
 
 class Boundary(NamedTuple):
