@@ -1267,8 +1267,9 @@ class TradeFiles:
             numbered = collections.deque(numbered_lines([path]) if matters else (), DEDUP_KEYS)
             return [line for _, _, line in numbered]
         lines = cut_torn_end(path, TAIL_BYTES if newest else LAST_LINE_BYTES, sync=matters).splitlines(keepends=True)
-        if matters and lines and not RECORD.fullmatch(lines[-1]):
-            raise VaultError(f"{path} does not end in a record; fix it, or move it away, and start again")
+        last = RECORD.fullmatch(lines[-1]) if lines else None
+        if matters and lines and not (last and last[1].decode() == path.stem):
+            raise VaultError(f"{path} does not end in a record of its day; fix it, or move it away, and start again")
         return lines
 
     def stored(self, day: str, trade: Trade) -> None:
