@@ -2779,6 +2779,7 @@ class RangeFill:
             self._files.gaps.ask_again(edge.trade_id + 1, gap.before_id - 1)
             return
         self._sequence.restart(-1, self._floor_ts)
+        self._files.gaps.ask_again(0, gap.before_id - 1)
         search = DayStartSearch(self._files.inst_id, self._services.rest, utc_day(self._floor_ts))
         start = await search.find(max(self._newest()[0], self._end))  # there may have been no push yet
         if start.before and start.first:

@@ -181,6 +181,22 @@ def test_what_okx_no_longer_has_is_horizon(exporter: MakeExporter, old_okx: Make
     assert len(read_gaps(recorder.vault)) == 2
 
 
+def test_what_okx_has_again_is_no_longer_horizon(exporter: MakeExporter, old_okx: MakeOKX) -> None:
+    """An earlier DATE asks for all of it anew: only what its day's file can't take any more stays on record."""
+    okx = old_okx(16, 400, instruments=[BTC])
+    okx.faults.rest_reach_days, okx.faults.archive = 2.0, {"2026-11-07": "missing", "2026-11-08": "missing"}
+    recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-07"])
+    recorder.start().wait_for_log("History complete")
+    assert recorder.stop() == 0
+    assert read_gaps(recorder.vault)[0]["reason"] == "horizon"
+    okx.faults.archive, recorder.args = {}, ["--since", "2026-11-06"]
+    recorder.start_capture()
+    finish_whole(okx, recorder)
+    assert_whole(recorder.vault, okx, reasons=("start", "unrepaired"))
+    assert days_stored(recorder)[:3] == [6, 7, 8]
+    assert_judges_content(recorder)
+
+
 @pytest.mark.parametrize(("reach_days", "reason"), [(2.0, "horizon"), (14.0, "horizon"), (14.499, "start")])
 def test_where_the_first_day_begins_without_its_archive(
     exporter: MakeExporter, old_okx: MakeOKX, reach_days: float, reason: str
