@@ -964,18 +964,22 @@ def is_whole(line: bytes) -> bool:
         return False
 
 
-def whole_lines(block: bytes) -> int:
-    """Return how many bytes of the end of a file are whole lines; zero bytes are what a power cut leaves."""
-    end = block.find(b"\0")
+def whole_lines(block: bytes, *, newest: bool) -> int:
+    """Return how many bytes of the end of a file are whole lines.
+
+    Zero bytes are what a power cut leaves; behind them, in a file with the `newest` trades, is nothing of use.
+    """
+    end = block.find(b"\0") if newest else -1
     end = block.rfind(b"\n", 0, end if end >= 0 else len(block)) + 1
     while end and not is_whole(block[block.rfind(b"\n", 0, end - 1) + 1 : end]):
         end = block.rfind(b"\n", 0, end - 1) + 1
     return end
 
 
-def cut_torn_end(path: Path, tail_bytes: int = TAIL_BYTES, *, sync: bool = True) -> bytes:
+def cut_torn_end(path: Path, tail_bytes: int = TAIL_BYTES, *, sync: bool = True, newest: bool = False) -> bytes:
     """Cut off what a crash left of a line, and return the whole lines in the last `tail_bytes` of the file.
 
+    In a file with the `newest` trades that begins at a zero byte: they are fetched again, older ones would be lost.
     With `sync` the file is fsynced: a process that was killed left that to the system. Raises OSError, and VaultError
     where the file is not made of lines of JSON.
     """
@@ -985,7 +989,7 @@ def cut_torn_end(path: Path, tail_bytes: int = TAIL_BYTES, *, sync: bool = True)
         while True:
             file.seek(size - length)
             block = file.read(length)
-            end = whole_lines(block)
+            end = whole_lines(block, newest=newest)
             rewritten = not end and block.count(b'"\0i\0n\0s\0t\0I\0d\0') > 1  # as UTF-16, by PowerShell or an editor
             if rewritten or (not end and TORN_BYTES <= length < size):
                 raise VaultError(f"{path} does not end in lines of JSON; move it away and start again")
@@ -1248,8 +1252,10 @@ class TradeFiles:
         ends: dict[str, Boundary] = {}
         for day, paths in reversed(self.vault.days(self.inst_id).items()):
             newest = len(ends) < 2
-            matters = newest or any(low <= day <= high for low, high in spans)
-            lines = [line for path in paths for line in self._tail_of(path, newest=newest, matters=matters)]
+            pending = any(low <= day <= high for low, high in spans)
+            matters = newest or pending
+            about = {"newest": newest, "matters": matters, "written": pending or not ends}
+            lines = [line for path in paths for line in self._tail_of(path, **about)]
             matches = [match for line in lines if (match := RECORD.fullmatch(line))]
             if matches:
                 last = matches[-1]
@@ -1261,12 +1267,16 @@ class TradeFiles:
         self._ends = ends
         return keys[-DEDUP_KEYS:]
 
-    def _tail_of(self, path: Path, *, newest: bool, matters: bool) -> list[bytes]:
-        """Return the last lines of a file; raise VaultError where one that is written to does not end in a record."""
+    def _tail_of(self, path: Path, *, newest: bool, matters: bool, written: bool) -> list[bytes]:
+        """Return the last lines of a file; raise VaultError where one that matters does not end in a record of its day.
+
+        One that may have been `written` to when the power was cut is cut at a zero byte.
+        """
         if path.suffix == ".gz":
             numbered = collections.deque(numbered_lines([path]) if matters else (), DEDUP_KEYS)
             return [line for _, _, line in numbered]
-        lines = cut_torn_end(path, TAIL_BYTES if newest else LAST_LINE_BYTES, sync=matters).splitlines(keepends=True)
+        tail_bytes = TAIL_BYTES if newest else LAST_LINE_BYTES
+        lines = cut_torn_end(path, tail_bytes, sync=matters, newest=written).splitlines(keepends=True)
         last = RECORD.fullmatch(lines[-1]) if lines else None
         if matters and lines and not (last and last[1].decode() == path.stem):
             raise VaultError(f"{path} does not end in a record of its day; fix it, or move it away, and start again")
