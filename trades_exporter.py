@@ -2433,8 +2433,7 @@ class LiveRepair:
         sequence, settled = self._sequence, self._backfill.repair.settled
         if self._services.patience.give_up():
             self._services.spawn(self._probe(sequence.known_id, sequence.known_ts))
-        if self._reaches_past():
-            midnight = self._midnight()
+        if sequence.ts < (midnight := self._midnight()) and self._reaches_past():
             first = next(((trade.first, trade.ts) for trade in sequence.waiting if trade.ts >= midnight), None)
             self._capture.leave_to_history(*(first or (sequence.known_id + 1, sequence.known_ts)))
         self._capture.store(sequence.give_up(settled, "unrepaired"))

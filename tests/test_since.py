@@ -350,6 +350,20 @@ def test_since_today(exporter: MakeExporter, old_okx: MakeOKX) -> None:
     assert_whole(recorder.vault, okx)
 
 
+def test_since_today_while_rest_gives_no_trades(exporter: MakeExporter, old_okx: MakeOKX) -> None:
+    """Once REST is given up, what of this day is missing is on record as that, and not as what was never wanted."""
+    okx = old_okx(3, 1000, instruments=[BTC])
+    okx.faults.rest, okx.faults.rest_only = {"503": 1.0}, "history-trades"
+    settings = SETTINGS | {"UNREPAIRED_S": 1.0}
+    recorder = exporter(okx, settings=settings, args=["--since", "2026-11-21"])
+    recorder.start_capture()
+    okx.trade()
+    recorder.wait_for_log("Gap on record")
+    assert recorder.stop() == 0
+    [gap] = read_gaps(recorder.vault)
+    assert (gap["reason"], gap["after_utc"]) == ("unrepaired", "2026-11-21T00:00:00.000Z")
+
+
 def test_since_a_day_before_the_exchange_has_anything(exporter: MakeExporter, old_okx: MakeOKX) -> None:
     """The record begins with the first trade that there is, and says that it begins there."""
     okx = old_okx(2, 1000, instruments=[BTC])
