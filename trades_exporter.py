@@ -112,7 +112,7 @@ ASK_AGAIN_S = (0.25, 3.75)  # first and longest pause before ids that an answer 
 ABSENT_ANSWERS, ABSENT_S = 5, 15.0  # answers, and time between the first and the last, that prove an id absent
 UNREPAIRED_S = 1800.0  # without an answer of REST that helped: gaps go on record, and capture goes on
 BAD_ROW_S = 15.0  # a bad row from REST is asked for again for this long, before it is believed
-MIDNIGHT_S = 900.0  # a gap that begins earlier than this before midnight is left to history
+MIDNIGHT_S = 900.0  # a gap that begins earlier than this before midnight is left to history; a day has begun by then
 CROSSING_S = 1.0  # at midnight, times of neighbouring trades may cross by this much
 CLOCK_SLOW_S = 60.0  # a stored trade further ahead of this PC's clock than this had a wrong time
 
@@ -459,7 +459,10 @@ class Gap(NamedTuple):
             return None
         _, reason, after, before, after_utc, before_utc = (group.decode() for group in match.groups())
         gap = cls(reason, int(after) if after else None, int(before), after_utc, before_utc)
-        return gap if gap.first <= gap.before_id else None
+        with contextlib.suppress(ValueError):  # there is no such time
+            milliseconds(after_utc), milliseconds(before_utc)
+            return gap if gap.first <= gap.before_id else None
+        return None
 
 
 class Boundary(NamedTuple):
@@ -961,18 +964,22 @@ def is_whole(line: bytes) -> bool:
         return False
 
 
-def whole_lines(block: bytes) -> int:
-    """Return how many bytes of the end of a file are whole lines; zero bytes are what a power cut leaves."""
-    end = block.find(b"\0")
+def whole_lines(block: bytes, *, newest: bool) -> int:
+    """Return how many bytes of the end of a file are whole lines.
+
+    Zero bytes are what a power cut leaves; behind them, in a file with the `newest` trades, is nothing of use.
+    """
+    end = block.find(b"\0") if newest else -1
     end = block.rfind(b"\n", 0, end if end >= 0 else len(block)) + 1
     while end and not is_whole(block[block.rfind(b"\n", 0, end - 1) + 1 : end]):
         end = block.rfind(b"\n", 0, end - 1) + 1
     return end
 
 
-def cut_torn_end(path: Path, tail_bytes: int = TAIL_BYTES, *, sync: bool = True) -> bytes:
+def cut_torn_end(path: Path, tail_bytes: int = TAIL_BYTES, *, sync: bool = True, newest: bool = False) -> bytes:
     """Cut off what a crash left of a line, and return the whole lines in the last `tail_bytes` of the file.
 
+    In a file with the `newest` trades that begins at a zero byte: they are fetched again, older ones would be lost.
     With `sync` the file is fsynced: a process that was killed left that to the system. Raises OSError, and VaultError
     where the file is not made of lines of JSON.
     """
@@ -982,7 +989,7 @@ def cut_torn_end(path: Path, tail_bytes: int = TAIL_BYTES, *, sync: bool = True)
         while True:
             file.seek(size - length)
             block = file.read(length)
-            end = whole_lines(block)
+            end = whole_lines(block, newest=newest)
             rewritten = not end and block.count(b'"\0i\0n\0s\0t\0I\0d\0') > 1  # as UTF-16, by PowerShell or an editor
             if rewritten or (not end and TORN_BYTES <= length < size):
                 raise VaultError(f"{path} does not end in lines of JSON; move it away and start again")
@@ -1245,8 +1252,10 @@ class TradeFiles:
         ends: dict[str, Boundary] = {}
         for day, paths in reversed(self.vault.days(self.inst_id).items()):
             newest = len(ends) < 2
-            matters = newest or any(low <= day <= high for low, high in spans)
-            lines = [line for path in paths for line in self._tail_of(path, newest=newest, matters=matters)]
+            pending = any(low <= day <= high for low, high in spans)
+            matters = newest or pending
+            about = {"newest": newest, "matters": matters, "written": pending or not ends}
+            lines = [line for path in paths for line in self._tail_of(path, **about)]
             matches = [match for line in lines if (match := RECORD.fullmatch(line))]
             if matches:
                 last = matches[-1]
@@ -1258,14 +1267,19 @@ class TradeFiles:
         self._ends = ends
         return keys[-DEDUP_KEYS:]
 
-    def _tail_of(self, path: Path, *, newest: bool, matters: bool) -> list[bytes]:
-        """Return the last lines of a file; raise VaultError where one that is written to does not end in a record."""
+    def _tail_of(self, path: Path, *, newest: bool, matters: bool, written: bool) -> list[bytes]:
+        """Return the last lines of a file; raise VaultError where one that matters does not end in a record of its day.
+
+        One that may have been `written` to when the power was cut is cut at a zero byte.
+        """
         if path.suffix == ".gz":
             numbered = collections.deque(numbered_lines([path]) if matters else (), DEDUP_KEYS)
             return [line for _, _, line in numbered]
-        lines = cut_torn_end(path, TAIL_BYTES if newest else LAST_LINE_BYTES, sync=matters).splitlines(keepends=True)
-        if matters and lines and not RECORD.fullmatch(lines[-1]):
-            raise VaultError(f"{path} does not end in a record; fix it, or move it away, and start again")
+        tail_bytes = TAIL_BYTES if newest else LAST_LINE_BYTES
+        lines = cut_torn_end(path, tail_bytes, sync=matters, newest=written).splitlines(keepends=True)
+        last = RECORD.fullmatch(lines[-1]) if lines else None
+        if matters and lines and not (last and last[1].decode() == path.stem):
+            raise VaultError(f"{path} does not end in a record of its day; fix it, or move it away, and start again")
         return lines
 
     def stored(self, day: str, trade: Trade) -> None:
@@ -2419,8 +2433,7 @@ class LiveRepair:
         sequence, settled = self._sequence, self._backfill.repair.settled
         if self._services.patience.give_up():
             self._services.spawn(self._probe(sequence.known_id, sequence.known_ts))
-        if self._reaches_past():
-            midnight = self._midnight()
+        if sequence.ts < (midnight := self._midnight()) and self._reaches_past():
             first = next(((trade.first, trade.ts) for trade in sequence.waiting if trade.ts >= midnight), None)
             self._capture.leave_to_history(*(first or (sequence.known_id + 1, sequence.known_ts)))
         self._capture.store(sequence.give_up(settled, "unrepaired"))
@@ -2669,6 +2682,7 @@ class ArchiveSource:
             if not failed_before:
                 log.warning("Archive can't be downloaded now; using REST instead", **about, error=describe(exc))
         else:
+            self.gone.discard(day)
             in_a_row = day == self._listed_day + timedelta(days=1)
             self.listed = self.listed[0] if in_a_row else archive.first_id, archive.last_id
             self._listed_day = day
@@ -2774,6 +2788,7 @@ class RangeFill:
             self._files.gaps.ask_again(edge.trade_id + 1, gap.before_id - 1)
             return
         self._sequence.restart(-1, self._floor_ts)
+        self._files.gaps.ask_again(0, gap.before_id - 1)
         search = DayStartSearch(self._files.inst_id, self._services.rest, utc_day(self._floor_ts))
         start = await search.find(max(self._newest()[0], self._end))  # there may have been no push yet
         if start.before and start.first:
@@ -2795,12 +2810,17 @@ class RangeFill:
 
     def _begin_with(self, trade: Trade) -> None:
         """Let the range, whose lower edge was not known, begin with this trade."""
-        late = utc_day(trade.ts) > utc_day(self._floor_ts)  # what is between is no longer to be had
         since = self._gap.after_utc
-        reason, after_utc = ("horizon", since) if late else ("start", "")
+        reason, after_utc = ("horizon", since) if self._begins_late(trade) else ("start", "")
         self._files.gaps.add([Gap(reason, None, trade.first, after_utc, utc(trade.ts))])
         self._files.gaps.clear({"pending"}, Boundary(0, ""), Boundary(trade.first - 1, since))
         self._sequence.restart(trade.first - 1, self._floor_ts)
+
+    def _begins_late(self, trade: Trade) -> bool:
+        """Tell whether OKX once had trades between where the range is to begin and this one, its first to be had."""
+        if archive_day(self._floor_ts) in self._source.gone:
+            return int(trade.ts) - int(self._floor_ts) > MIDNIGHT_S * 1000
+        return utc_day(trade.ts) > utc_day(self._floor_ts)
 
     async def _take_archive(self) -> bool:
         """Offer a batch of an archive to the sequence; return False where REST is to be asked instead."""
@@ -2846,7 +2866,7 @@ class RangeFill:
         day, last_day = source.next_day(sequence.ts), archive_day(self._end_ts)
         none_left = source.is_open or day in source.gone or day > last_day  # of the archives that may hold them
         first = sequence.waiting[0] if sequence.waiting and sequence.begin_unknown else None
-        if none_left and first and utc_day(first.ts) == utc_day(self._floor_ts):  # nothing of the day is missing
+        if none_left and first and not self._begins_late(first):
             self._begin_with(first)
             return []
         age_ms = int(self._newest()[1]) - int(sequence.ts)

@@ -198,8 +198,13 @@ def test_a_day_that_a_killed_process_left_is_on_the_disk_before_the_next(
 
 @pytest.mark.parametrize(
     "edit",
-    [lambda content: content.replace(b"\n", b"\r\n"), lambda content: content.decode().encode("utf-16")],
-    ids=["CRLF", "UTF-16, as PowerShell writes it"],
+    [
+        lambda content: content.replace(b"\n", b"\r\n"),
+        lambda content: content.decode().encode("utf-16"),
+        lambda content: re.sub(rb'(utc":"\d{4}-)\d\d', rb"\g<1>19", content),
+        lambda content: re.sub(rb'utc":"\d{4}', b'utc":"2023', content),
+    ],
+    ids=["CRLF", "UTF-16, as PowerShell writes it", "no date", "another date"],
 )
 def test_what_an_editor_did_to_a_file_does_not_cost_its_lines(
     okx: FakeOKX, exporter: MakeExporter, edit: Callable[[bytes], bytes]
@@ -214,6 +219,7 @@ def test_what_an_editor_did_to_a_file_does_not_cost_its_lines(
     path.write_bytes(edited)
     assert one.start().wait() == 4
     assert str(path) in one.log_since_start
+    assert "Traceback" not in one.log_since_start
     assert path.read_bytes() == edited
 
 

@@ -20,6 +20,7 @@ from harness import (
     MakeExporter,
     MakeOKX,
     day_files,
+    day_path,
     finish,
     last_stored_id,
     log_lines,
@@ -30,6 +31,7 @@ from harness import (
     reasons,
     start_with_a_trade,
     to_utc,
+    write_vault,
 )
 from trades_exporter import TradeFiles, Vault
 
@@ -212,6 +214,24 @@ def test_a_line_cut_at_any_byte_is_cut_off(tmp_path: Path, rest: bytes) -> None:
         assert files.recover() == []
         assert files.highest().trade_id == -1
         assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("day", ["2025-12-13", "2025-12-14"])
+def test_a_zero_byte_costs_lines_of_the_newest_day_alone(tmp_path: Path, make_okx: MakeOKX, day: str) -> None:
+    """A power cut leaves zeros where the newest lines were, and these are fetched again; older lines are not."""
+    okx = make_okx()
+    for date in ("2025-12-13", "2025-12-14"):
+        okx.set_clock(f"{date}T12:00:00Z")
+        okx.trade(n=4)
+    write_vault(tmp_path, okx)
+    path = day_path(tmp_path, day)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"okx", b"o\0x")
+    path.write_bytes(b"".join(lines))
+    vault = Vault(tmp_path)
+    vault.lock()
+    TradeFiles(vault, BTC).recover()
+    assert path.read_bytes().splitlines(keepends=True) == (lines[:1] if day == "2025-12-14" else lines)
 
 
 def test_empty_files_do_not_hide_where_the_vault_ends(okx: FakeOKX, exporter: MakeExporter) -> None:

@@ -181,11 +181,44 @@ def test_what_okx_no_longer_has_is_horizon(exporter: MakeExporter, old_okx: Make
     assert len(read_gaps(recorder.vault)) == 2
 
 
-@pytest.mark.parametrize("missing", ["2026-11-17", "2026-11-18"])
-def test_a_young_archive_is_waited_for(exporter: MakeExporter, old_okx: MakeOKX, missing: str) -> None:
+def test_what_okx_has_again_is_no_longer_horizon(exporter: MakeExporter, old_okx: MakeOKX) -> None:
+    """An earlier DATE asks for all of it anew: only what its day's file can't take any more stays on record."""
+    okx = old_okx(16, 400, instruments=[BTC])
+    okx.faults.rest_reach_days, okx.faults.archive = 2.0, {"2026-11-07": "missing", "2026-11-08": "missing"}
+    recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-07"])
+    recorder.start().wait_for_log("History complete")
+    assert recorder.stop() == 0
+    assert read_gaps(recorder.vault)[0]["reason"] == "horizon"
+    okx.faults.archive, recorder.args = {}, ["--since", "2026-11-06"]
+    recorder.start_capture()
+    finish_whole(okx, recorder)
+    assert_whole(recorder.vault, okx, reasons=("start", "unrepaired"))
+    assert days_stored(recorder)[:3] == [6, 7, 8]
+    assert_judges_content(recorder)
+
+
+@pytest.mark.parametrize(("reach_days", "reason"), [(2.0, "horizon"), (14.0, "horizon"), (14.499, "start")])
+def test_where_the_first_day_begins_without_its_archive(
+    exporter: MakeExporter, old_okx: MakeOKX, reach_days: float, reason: str
+) -> None:
+    """The next archive begins at 16:00, REST at noon or at midnight: what precedes that on this day is missing."""
+    okx = old_okx(16, 1000, instruments=[BTC])
+    okx.faults.rest_reach_days, okx.faults.archive = reach_days, {"2026-11-07": "missing"}
+    recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-07"])
+    recorder.start().wait_for_log("History complete")
+    assert recorder.stop() == 0
+    [gap] = read_gaps(recorder.vault)
+    assert gap["reason"] == reason
+    assert gap["after_utc"] == ("2026-11-07T00:00:00.000Z" if reason == "horizon" else "")
+
+
+@pytest.mark.parametrize(("missing", "reach_days"), [("2026-11-17", 1.0), ("2026-11-18", 1.0), ("2026-11-17", 4.0)])
+def test_a_young_archive_is_waited_for(
+    exporter: MakeExporter, old_okx: MakeOKX, missing: str, reach_days: float
+) -> None:
     """It is not there yet, and REST does not reach so far: history says that it waits, and goes on when it comes."""
     okx = old_okx(6, 1000, instruments=[BTC])
-    okx.faults.rest_reach_days = 1.0
+    okx.faults.rest_reach_days = reach_days
     okx.faults.archive = {missing: "missing", "2026-11-19": "refused"}
     recorder = exporter(okx, settings=SETTINGS | {"LOOKAHEAD_TRADES": 600}, args=["--since", "2026-11-17"])
     recorder.start_capture()
@@ -315,6 +348,20 @@ def test_since_today(exporter: MakeExporter, old_okx: MakeOKX) -> None:
     first = next(trade.trade_id for trade in okx.ledger[BTC] if to_utc(trade.ts) > "2026-11-21")
     assert read_vault(recorder.vault)[0]["trade_id"] == str(first)
     assert_whole(recorder.vault, okx)
+
+
+def test_since_today_while_rest_gives_no_trades(exporter: MakeExporter, old_okx: MakeOKX) -> None:
+    """Once REST is given up, what of this day is missing is on record as that, and not as what was never wanted."""
+    okx = old_okx(3, 1000, instruments=[BTC])
+    okx.faults.rest, okx.faults.rest_only = {"503": 1.0}, "history-trades"
+    settings = SETTINGS | {"UNREPAIRED_S": 1.0}
+    recorder = exporter(okx, settings=settings, args=["--since", "2026-11-21"])
+    recorder.start_capture()
+    okx.trade()
+    recorder.wait_for_log("Gap on record")
+    assert recorder.stop() == 0
+    [gap] = read_gaps(recorder.vault)
+    assert (gap["reason"], gap["after_utc"]) == ("unrepaired", "2026-11-21T00:00:00.000Z")
 
 
 def test_since_a_day_before_the_exchange_has_anything(exporter: MakeExporter, old_okx: MakeOKX) -> None:
