@@ -311,24 +311,6 @@ def test_a_row_from_rest_that_stays_bad_stops_it_and_since_now_passes_over_it(
     finish(one, missing=missing)
 
 
-def test_since_now_takes_no_pending_range_off_the_record(okx: FakeOKX, exporter: MakeExporter) -> None:
-    """History goes on with it."""
-    one = start_with_a_trade(exporter(okx, settings={"HISTORY_FREE_BYTES": 1 << 60}))  # never enough: it waits
-    assert one.stop() == 0
-    okx.pass_hours(24, trades=300)
-    one.start_capture()
-    one.wait_for_log("reason=pending", times=2)
-    okx.trade(ETH)
-    okx.trade()
-    one.wait_until_stored()
-    assert one.stop() == 0
-    okx.trade(count=3, lost=True)
-    one.args, one.settings = ["--since", "now"], {}
-    one.start_capture()
-    one.wait_for_log("History complete", times=2)
-    finish(one)
-
-
 # ------------------------------------------------------------------------------------------------------------ REST
 
 

@@ -201,40 +201,6 @@ def unused_url() -> str:
         return f"http://127.0.0.1:{one.getsockname()[1]}"
 
 
-def test_a_redirect_to_nowhere_is_passing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of a captive portal: it is asked again, later."""
-    monkeypatch.setattr(trades_exporter, "delays", lambda: itertools.repeat(0.01))
-    portal = Server(b"HTTP/1.1 302 Found\r\nLocation: http://a..b/\r\nContent-Length: 0\r\n\r\n")
-
-    async def ask() -> None:
-        async with portal as url, open_session() as session:
-            rest = Rest(session, [url], Outage())
-            for _ in range(2):
-                with pytest.raises(RequestError):
-                    await rest.try_to_get("/api/v5/public/time")
-
-    asyncio.run(ask())
-    assert portal.requests == 2
-
-
-def test_the_second_address_is_asked_where_the_first_can_not_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That is said once, and the second is asked from then on."""
-    monkeypatch.setattr(trades_exporter, "delays", lambda: itertools.repeat(0.01))
-    other = Server(ok(TIME))
-
-    async def ask() -> None:
-        async with other as url, open_session() as session:
-            urls = [unused_url(), url]
-            monkeypatch.setattr(trades_exporter, "REST_URLS", urls)
-            rest = Rest(session, urls, Outage())
-            assert [await rest.time() for _ in range(3)] == ["1791369350776"] * 3
-
-    with structlog.testing.capture_logs() as lines:
-        asyncio.run(ask())
-    assert other.requests == 3
-    assert ["asking http://127.0.0.1" in line["event"] for line in lines].count(True) == 1
-
-
 @pytest.mark.parametrize("status", [b"503 Service Unavailable", b"429 Too Many Requests"])
 def test_an_address_that_answers_with_an_error_stays(status: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trades_exporter, "delays", lambda: itertools.repeat(0.01))
