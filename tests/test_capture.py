@@ -226,13 +226,6 @@ def test_a_bad_row_stops_it_after_the_good_ones_before(
     }
 
 
-def test_a_good_trade_has_unknown_extra_fields(okx: FakeOKX, exporter: MakeExporter) -> None:
-    one = exporter(okx).start_capture()
-    okx.trade(fields={"brandNew": {"nested": [1, 2]}, "seqId": "now a string"})
-    one.wait_until(lambda: stored_ids(one.vault), what="stored all the same")
-    assert one.stop() == 0
-
-
 def test_a_message_in_fragments_is_taken_whole(okx: FakeOKX, exporter: MakeExporter) -> None:
     one = exporter(okx).start_capture()
     [push] = okx.trade(lost=True)
