@@ -438,16 +438,6 @@ def last_stored_id(vault: Path, inst_id: str = BTC) -> int:
     return max(newest, default=0)
 
 
-def wait_until_stored(vault: Path, okx: FakeOKX, inst_id: str = BTC, seconds: float = 60.0) -> None:
-    """Wait until the exchange's newest trade (at this moment) of the instrument is stored."""
-    goal = okx.ledger[inst_id][-1].trade_id
-    deadline = time.monotonic() + seconds
-    while (stored := last_stored_id(vault, inst_id)) < goal:
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{inst_id}: {stored} is the last stored id after {seconds:g} s, {goal} was expected")
-        time.sleep(POLL_S)
-
-
 # ----------------------------------------------------------------------------------------------------- the judge
 
 
