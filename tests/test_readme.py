@@ -208,7 +208,8 @@ def test_the_quick_look_shows_what_was_traded(tmp_path: Path) -> None:
     """Of the record that README shows, a sale of another instrument, and a line that is being written."""
     (record,) = [line.strip() for line in README.splitlines() if line.strip().startswith('{"timestamp_utc"')]
     other = record.replace("BTC", "ETH").replace('"buy"', '"sell"').replace('"0.01"', '"0.1"')
-    for inst_id, lines in ((BTC, f"{record}\n{record[:50]}"), (ETH, f"{other}\n{other}\n")):
+    later = other.replace("1234567890", "10000000000").replace("101250.5", "101250.4")  # in the same millisecond
+    for inst_id, lines in ((BTC, f"{record}\n{record[:50]}"), (ETH, f"{other}\n{later}\n")):
         path = day_path(tmp_path / "Vault", "2025-12-14", inst_id)
         path.parent.mkdir(parents=True)
         path.write_text(lines, "utf-8")
@@ -217,7 +218,7 @@ def test_the_quick_look_shows_what_was_traded(tmp_path: Path) -> None:
     rows = [re.findall(r"[\w.-]+", line) for line in run.stdout.splitlines() if "2025-12-14" in line]
     assert rows == [
         [BTC, "2025-12-14", "1", "101250.5", "0.45000000", "NULL"],
-        [ETH, "2025-12-14", "2", "101250.5", "NULL", "9.00000000"],
+        [ETH, "2025-12-14", "2", "101250.4", "NULL", "9.00000000"],
     ]
 
 
