@@ -5,6 +5,7 @@ import gzip
 import itertools
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -20,29 +21,27 @@ from typing import NamedTuple, Self
 
 import orjson
 
-from fake_okx import BTC, FakeOKX, Market, Push, Trade
+from fake_okx import BTC, ETH, REST_LIMITS, FakeOKX, Market, Push, Trade
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "trades_exporter.py"
-KEYS = (
-    "timestamp_utc",
-    "exchange",
-    "market",
-    "instId",
-    "symbol_canon",
-    "trade_id",
-    "side",
-    "price",
-    "qty_contracts",
-    "ctVal",
-    "ctMult",
-    "ctType",
+KEYS: tuple[str, ...] = (
+    *("timestamp_utc", "exchange", "market", "instId", "symbol_canon", "trade_id", "side", "price", "qty_contracts"),
+    *("ctVal", "ctMult", "ctType"),
 )
 REASONS = {"start", "absent", "unrepaired", "pending", "horizon"}
 GAP_KEYS = ("recorded_utc", "instId", "reason", "after_id", "before_id", "after_utc", "before_utc")
 POLL_S = 0.02
 DEADLINE_S = 30.0  # of whatever a test waits for, unless it says otherwise
 STOP_S = 10.0  # the exporter promises 5 s; a busy machine gets twice that before the test fails
+QUICK: dict[str, object] = {  # settings for tests of the past: patience in tenths of a second where people have seconds
+    "ASK_AGAIN_S": [0.05, 0.3],
+    "ABSENT_S": 1.0,
+    "BAD_ROW_S": 1.0,
+    "HISTORY_WAIT_S": 0.1,
+    "ARCHIVE_IDS": 10**9,  # REST alone
+    "REST_LIMITS": dict.fromkeys(REST_LIMITS, 1000),
+}
 
 if sys.platform == "win32":  # Ctrl+Break is what one process can send another there, if that has its own group
     STOP_SIGNAL, OWN_GROUP = signal.CTRL_BREAK_EVENT, subprocess.CREATE_NEW_PROCESS_GROUP
@@ -72,9 +71,9 @@ def wait_for(predicate: Callable[[], object], seconds: float = DEADLINE_S, what:
 class Exporter:
     """The exporter as a process of its own, with a Vault and a log of its own. May be started again and again.
 
-    `settings` are constants of trades_exporter.py to be changed, or faults of run_exporter.py; `args` are further
-    arguments for the command line; `archives` and `rest` say whether it is told of the exchange's archives and its REST
-    API. It trusts an exchange over TLS.
+    `settings` are constants of trades_exporter.py to be changed, or faults of run_exporter.py; where the exchange has
+    other instruments than usual, it records these. `args` are further arguments for the command line; `archives` and
+    `rest` say whether it is told of the exchange's archives and its REST API. It trusts an exchange over TLS.
     """
 
     okx: FakeOKX
@@ -98,9 +97,11 @@ class Exporter:
         arguments = ["--vault", str(self.vault), "--log-file", str(self.log_file)]
         arguments += ["--ws-url", self.okx.ws_url, *(["--rest-url", self.okx.rest_url] if self.rest else [])]
         arguments += [*(["--archive-url", self.okx.archive_url] if self.archives else []), *self.args, *args]
-        if not self.settings:
+        usual = [*self.okx.markets] == [BTC, ETH]
+        changed = {**({} if usual else {"INSTRUMENTS": [*self.okx.markets]}), **self.settings}
+        if not changed:
             return [sys.executable, str(SCRIPT), *arguments]
-        settings = [f"{name}={json.dumps(value)}" for name, value in self.settings.items()]
+        settings = [f"{name}={json.dumps(value)}" for name, value in changed.items()]
         return [sys.executable, str(ROOT / "tests" / "run_exporter.py"), *settings, "--", *arguments]
 
     def environment(self) -> dict[str, str]:
@@ -219,6 +220,11 @@ class Exporter:
         self.wait_until_stored(seconds)  # what precedes them is on record by then
         self.wait_until(lambda: not self.pending(), seconds, "nothing is pending")
 
+    def stop_when_stored(self) -> None:
+        """Stop it cleanly as soon as the exchange's newest trades are stored."""
+        self.wait_until_stored()
+        assert self.stop() == 0, self.tail()
+
     def pending(self) -> list[Record]:
         """Return the pending ranges of all instruments."""
         gaps = [gap for inst_id in self.okx.markets for gap in read_gaps(self.vault, inst_id)]
@@ -256,16 +262,38 @@ def stopped_at(okx: FakeOKX, exporter: Exporter, trades: int = 20) -> Exporter:
     exporter.start_capture()
     for inst_id in okx.markets:
         okx.trade(inst_id, trades)
-    exporter.wait_until_stored()
-    assert exporter.stop() == 0
+    exporter.stop_when_stored()
     return exporter
 
 
-def finish_whole(okx: FakeOKX, exporter: Exporter) -> None:
-    """Wait until all is stored, the past too, and stop the exporter."""
-    okx.settle()
+def finish_whole(exporter: Exporter, reasons: Iterable[str] = ("start",)) -> None:
+    """End the exchange, wait until all is stored, the past too, stop, and hold the Vault against the ledger."""
+    exporter.okx.settle()
     exporter.wait_until_whole()
-    assert exporter.stop() == 0
+    assert exporter.stop() == 0, exporter.tail()
+    assert_whole(exporter.vault, exporter.okx, reasons)
+
+
+def stored_bytes(vault: Path) -> int:
+    """Return how much is in the plain day files of all instruments."""
+    return sum(path.stat().st_size for path in (vault / "raw").rglob("*.jsonl"))
+
+
+def has_stored(exporter: Exporter, size: int) -> bool:
+    """Tell whether the day files hold more bytes than these, or nothing is pending any more."""
+    return stored_bytes(exporter.vault) > size or not exporter.pending()
+
+
+def kill_and_tear(exporter: Exporter, chance: random.Random) -> None:
+    """Kill it, end the trading, and append part of their last line to most of the day files and gaps files."""
+    exporter.kill()
+    exporter.okx.set_rate(0)
+    for inst_id in exporter.okx.markets:
+        gaps = exporter.vault / "meta" / "okx" / "gaps" / f"{inst_id}.jsonl"
+        for path in [*day_files(exporter.vault, inst_id), gaps]:
+            if chance.random() < 0.6 and path.exists() and (lines := path.read_bytes().splitlines()):
+                with path.open("ab") as file:
+                    file.write(lines[-1][: chance.randrange(len(lines[-1]))])
 
 
 # ----------------------------------------------------------------------------------------------------- the Vault
@@ -408,16 +436,6 @@ def last_stored_id(vault: Path, inst_id: str = BTC) -> int:
     lines = (last_line(path) for path in reversed(day_files(vault, inst_id)))
     newest = itertools.islice((int(line["trade_id"]) for line in lines if line), 2)
     return max(newest, default=0)
-
-
-def wait_until_stored(vault: Path, okx: FakeOKX, inst_id: str = BTC, seconds: float = 60.0) -> None:
-    """Wait until the exchange's newest trade (at this moment) of the instrument is stored."""
-    goal = okx.ledger[inst_id][-1].trade_id
-    deadline = time.monotonic() + seconds
-    while (stored := last_stored_id(vault, inst_id)) < goal:
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{inst_id}: {stored} is the last stored id after {seconds:g} s, {goal} was expected")
-        time.sleep(POLL_S)
 
 
 # ----------------------------------------------------------------------------------------------------- the judge

@@ -95,13 +95,6 @@ def test_a_number_is_written_as_rest_writes_it(text: str) -> None:
             plain_number(text, decimals - 1)
 
 
-@pytest.mark.parametrize(
-    ("printed", "plain"), [("104503.0", "104503"), ("14.070", "14.07"), ("9", "9"), ("100", "100"), ("0.10", "0.1")]
-)
-def test_zeros_at_the_end_of_a_fraction_are_taken_off(printed: str, plain: str) -> None:
-    assert plain_number(printed, 2) == plain
-
-
 # ------------------------------------------------------------------------------------------------ what is believed
 
 

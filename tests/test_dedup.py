@@ -23,30 +23,11 @@ def filled(count: int) -> RecentKeys:
     return recent
 
 
-def test_it_knows_what_was_added_and_nothing_else() -> None:
-    recent = RecentKeys()
-    recent.add("okx:BTC-USDT-SWAP:1")
-    assert "okx:BTC-USDT-SWAP:1" in recent
-    assert "okx:ETH-USDT-SWAP:1" not in recent
-    assert "okx:BTC-USDT-SWAP:01" not in recent
-
-
 @pytest.mark.parametrize("count", [1, 9_999, 10_000, 10_001, 25_000])
 def test_exactly_the_last_10_000_keys_are_known(count: int) -> None:
     recent = filled(count)
     assert DEDUP_KEYS == 10_000
     assert list(recent) == [key(i) for i in range(max(0, count - 10_000), count)]
-
-
-def test_a_key_that_was_seen_again_stays_as_long_as_a_new_one() -> None:
-    recent = filled(DEDUP_KEYS)
-    recent.mark_seen(key(0))
-    for i in range(DEDUP_KEYS - 1):
-        recent.add(f"new {i}")
-    assert key(0) in recent
-    assert key(DEDUP_KEYS - 1) not in recent
-    recent.add("one more")
-    assert key(0) not in recent
 
 
 @given(ids=st.lists(st.integers(0, 12), max_size=60))

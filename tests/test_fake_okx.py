@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 import pytest
 import trustme
@@ -497,19 +496,6 @@ def test_all_of_it_is_served_over_tls(secure_okx: FakeOKX) -> None:
         pass
 
 
-def test_the_clients_of_the_exporter_trust_it(secure_okx: FakeOKX) -> None:
-    async def ask_all() -> tuple[int, int]:
-        context = ssl.create_default_context()  # as aiohttp makes it when it is imported
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
-            url = secure_okx.rest_url.replace("127.0.0.1", "localhost")
-            async with session.get(f"{url}/api/v5/public/time") as time_answer:
-                pass
-            async with session.head(archive_url(secure_okx, "2026-11-20")) as archive_answer:
-                return time_answer.status, archive_answer.status
-
-    assert asyncio.run(ask_all()) == (200, 404)
-
-
 @pytest.mark.parametrize(
     ("kind", "failure"),
     [
@@ -830,26 +816,17 @@ def test_some_rows_of_a_csv_are_not_to_be_believed(past: FakeOKX) -> None:
 
 
 def test_the_command_line_offers_a_vault_of_its_own_and_a_past(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-u",
-        "tests/fake_okx.py",
-        "--port",
-        "0",
-        "--days",
-        "2",
-        "--start",
-        "2026-11-21T12:00:00Z",
-    ]
+    options = "--port 0 --days 2 --start 2026-11-21T12:00:00Z"
+    command = [sys.executable, "-u", "tests/fake_okx.py", *options.split()]
     env = {**os.environ, "TMPDIR": str(tmp_path), "TEMP": str(tmp_path)}
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=env)
     with process:
         lines = [process.stdout.readline() for _ in range(5)] if process.stdout else []
         process.terminate()
     words = shlex.split(lines[2])
-    options = dict(itertools.pairwise(words[2:]))
+    shown = dict(itertools.pairwise(words[2:]))
     assert words[:2] == ["python", "trades_exporter.py"]
-    assert Path(options["--vault"]).parent.parent == tmp_path
-    assert Path(options["--log-file"]).parent == Path(options["--vault"]).parent
-    assert options["--archive-url"].startswith(options["--rest-url"])
+    assert Path(shown["--vault"]).parent.parent == tmp_path
+    assert Path(shown["--log-file"]).parent == Path(shown["--vault"]).parent
+    assert shown["--archive-url"].startswith(shown["--rest-url"])
     assert "--since 2026-11-19" in lines[4]

@@ -83,27 +83,6 @@ def test_a_share_of_pushes_that_come_wrong_is_stored_right(
     assert reasons(one.vault) == reasons(one.vault, ETH) == []
 
 
-def test_aggregates_that_overlap_are_replaced_by_their_single_trades(okx: FakeOKX, exporter: MakeExporter) -> None:
-    """Of 1 … 4 and 3 … 6 the first continues the file and stays; 5 and 6 come from REST, and none is counted twice."""
-    one = start_with_a_trade(exporter(okx))
-    [order] = okx.trade(count=6, lost=True)
-    okx.push(order.first_id, order.first_id + 3)
-    okx.push(order.first_id + 2, order.last_id)
-    one.wait_until_stored()
-    assert [int(record["trade_id"]) - order.first_id for record in read_vault(one.vault)[1:]] == [3, 4, 5]
-    finish(one)
-
-
-def test_a_push_without_a_sensible_count_may_hold_more_than_its_own_id(okx: FakeOKX, exporter: MakeExporter) -> None:
-    """Its ids come from REST, and it is not believed to be the last of them; where it is the next id, it is written."""
-    one = start_with_a_trade(exporter(okx))
-    okx.trade(count=4, fields={"count": "0"})
-    one.wait_until_stored()
-    assert len(read_vault(one.vault)) == 5
-    assert history_requests(one) > 0
-    finish(one)
-
-
 @pytest.mark.parametrize(("count", "requests"), [(1, 40), (250, 40), (10**9, 20)])
 def test_ids_that_never_existed_go_on_record_and_capture_goes_on(
     okx: FakeOKX, exporter: MakeExporter, count: int, requests: int
@@ -329,24 +308,6 @@ def test_a_row_from_rest_that_stays_bad_stops_it_and_since_now_passes_over_it(
     one.wait_until_stored()
     assert reasons(one.vault) == ["horizon"]
     finish(one, missing=missing)
-
-
-def test_since_now_takes_no_pending_range_off_the_record(okx: FakeOKX, exporter: MakeExporter) -> None:
-    """History goes on with it."""
-    one = start_with_a_trade(exporter(okx, settings={"HISTORY_FREE_BYTES": 1 << 60}))  # never enough: it waits
-    assert one.stop() == 0
-    okx.pass_hours(24, trades=300)
-    one.start_capture()
-    one.wait_for_log("reason=pending", times=2)
-    okx.trade(ETH)
-    okx.trade()
-    one.wait_until_stored()
-    assert one.stop() == 0
-    okx.trade(count=3, lost=True)
-    one.args, one.settings = ["--since", "now"], {}
-    one.start_capture()
-    one.wait_for_log("History complete", times=2)
-    finish(one)
 
 
 # ------------------------------------------------------------------------------------------------------------ REST

@@ -171,18 +171,3 @@ def test_half_an_hour_is_what_it_takes() -> None:
     assert (patience.left(100.0), patience.left(1899.0), patience.left(1900.0)) == (1800.0, 1.0, 0.0)
     patience.help(1899.0)
     assert patience.left(1900.0) == 1799.0
-
-
-def test_a_gap_found_after_an_outage_is_not_given_up_unasked() -> None:
-    """Not even where REST was given up and came back before."""
-    patience = Patience()
-    patience.begin("BTC", 0.0)
-    patience.give_up()
-    patience.probe_failed(1800.0)
-    assert patience.has_failed_since(1800.0)
-    assert not patience.has_failed_since(1801.0), "no probe that began after it has failed"
-    patience.trust_again(1810.0)
-    patience.end("BTC")
-    patience.begin("BTC", 1900.0)
-    assert not patience.has_failed_since(1700.0)
-    assert patience.left(1900.0) == UNREPAIRED_S

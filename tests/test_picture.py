@@ -91,12 +91,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stored]:
     assert [row["reason"] for row in gaps] == ["pending", "unrepaired"]
     put_on_record(folder / "Vault", "gaps", BTC, [*gaps, gap(BTC, "absent", inside[5], inside[6])])
     days = [f"2026-11-{day:02}" for day in range(3, 22)]
-    put_on_record(
-        folder / "Vault",
-        "audit",
-        BTC,
-        [verdict(BTC, day, differing=int(day[-2:] == "14")) for day in days if day[-2:] != "05"],
-    )
+    verdicts = [verdict(BTC, day, differing=int(day[-2:] == "14")) for day in days if day[-2:] != "05"]
+    put_on_record(folder / "Vault", "audit", BTC, verdicts)
     derive(folder)
     kept = [trade for trade in market.ledger if not HOLE < trade.ts < HOLE_END and not in_pending(trade.ts)]
     return folder, Stored(BTC, kept, gaps)
@@ -157,15 +153,8 @@ def test_coverage_gaps_and_incomplete_lines_are_shown(browser: webdriver.Chrome,
     folder, stored = drawn
     seen = look(browser, folder)
     strip = {x[8:10]: trace["name"] for trace in seen["traces"] if trace["axis"] == "x4" for x in trace["x"]}
-    special = {
-        "05": "whole",
-        "09": "pending",
-        "10": "pending",
-        "11": "pending",
-        "14": "differs from OKX",
-        "18": "gap",
-        "22": "whole",
-    }
+    special = dict.fromkeys(("09", "10", "11"), "pending") | {"14": "differs from OKX", "18": "gap"}
+    special |= dict.fromkeys(("05", "22"), "whole")
     assert strip == {f"{day:02}": special.get(f"{day:02}", "agrees with OKX") for day in range(3, 23)}
     assert seen["shades"] == [[row["after_utc"][:23], row["before_utc"][:23]] for row in stored.gaps]
     dotted = {x for trace in seen["traces"] if trace["name"] == "CVD since 00:00, incomplete"

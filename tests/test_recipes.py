@@ -103,12 +103,8 @@ def make_alive(vault: Path, age_s: float = 0.0) -> None:
     moment = datetime.now(UTC) - timedelta(seconds=age_s)
     for inst_id in (BTC, ETH):
         store(vault, inst_id, [Trade(1, "1", "1", "buy", int(moment.timestamp() * 1000))])
-        put_on_record(
-            vault,
-            "audit",
-            inst_id,
-            [verdict(inst_id, DAYS[0], differing=3), verdict(inst_id, DAYS[0]), verdict(inst_id, DAYS[1])],
-        )
+        verdicts = [verdict(inst_id, DAYS[0], differing=3), verdict(inst_id, DAYS[0]), verdict(inst_id, DAYS[1])]
+        put_on_record(vault, "audit", inst_id, verdicts)
 
 
 def test_alive_is_content_with_fresh_trades_and_agreeing_days(tmp_path: Path) -> None:

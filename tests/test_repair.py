@@ -8,7 +8,7 @@ import heapq
 import itertools
 import random
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -19,8 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import trades_exporter
-from test_sequence import INST_ID, TS, ids_of, missing, offer_all, push, row, single, written
+from test_sequence import INST_ID, TS, missing, offer_all, push, row, single, written
 from trades_exporter import (
     ABSENT_ANSWERS,
     ABSENT_S,
@@ -36,7 +35,6 @@ from trades_exporter import (
     Sequence,
     Trade,
     parse_rows,
-    parse_trade,
     utc,
 )
 
@@ -115,8 +113,6 @@ class Rest:
     hidden: float = 0.0  # the share of young trades that an answer lacks
     cut: float = 0.0  # the share of answers, in 10 of each 30 s, that end too early
     latency: float = 0.15  # the longest
-    reach: int = 0  # trades with lower ids are not shown
-    beyond: str = "empty"  # what it answers there: nothing, or the newest trades
     requests: int = 0
     pages: list[int] = field(default_factory=list)
 
@@ -129,15 +125,10 @@ class Rest:
         for i in range(bisect_left(self.tape.ids, after) - 1, -1, -1):
             one = self.tape.singles[i]
             young = now < one.at + HIDDEN_S
-            if one.trade_id < self.reach:
-                break
             if one.at <= seen_at and not (young and self.dice.random() < self.hidden):
                 rows.append(row(one.trade_id, one.ts, one.px, one.sz, "buy"))
                 if len(rows) == PAGE:
                     break
-        if not rows and self.beyond == "newer":
-            newest = [one for one in self.tape.singles[: -PAGE - 1 : -1] if one.trade_id >= self.reach]
-            return [row(one.trade_id, one.ts, one.px, one.sz, "buy") for one in newest]
         if now % 30 < 10 and self.dice.random() < self.cut:
             del rows[self.dice.randrange(len(rows) + 1) :]
         return rows
@@ -241,199 +232,6 @@ def check(tape: Tape, recording: Recording) -> None:
                 upto = before_id - 1
         assert trade_id == upto + 1, f"nothing is on record between {upto} and {trade_id}"
         upto = trade_id
-
-
-# ------------------------------------------------------------------------------- history: archives and REST, no feed
-
-
-class Filling:
-    """What RangeFill does with a pending range: archives, in id order, between rounds of a REST that may not reach it.
-
-    `archives` holds the trades of each day by id, a day being `day_ids` ids; None: OKX does not have that archive.
-    """
-
-    def __init__(self, rest: Rest, archives: Ordered[list[Trade] | None], day_ids: int) -> None:
-        tape = rest.tape
-        self.rest = rest
-        self.now = tape.singles[-1].at + HIDDEN_S
-        self.low, self.end = tape.ids[0], tape.ids[-1]  # both exclusive: those two are stored elsewhere
-        self.lines: list[Trade] = []
-        self.gaps: list[Gap] = []
-        self.archives = archives
-        self._day_ids = day_ids
-        self.restart(0)
-
-    def restart(self, lost: int) -> None:
-        """Begin, or go on after a crash that cost the newest lines."""
-        del self.lines[max(0, len(self.lines) - lost) :]
-        self.sequence = Sequence()
-        self.sequence.restart(self.lines[-1].last if self.lines else self.low, str(TS))
-        self._repair = Repair(self.sequence, self.now, late_s=0.0)
-        self._batches: Iterator[list[Trade]] | None = None  # of the archive that is being read
-        self._listed = (-1, -1)  # first and last id of the archive that was opened last
-        self._read_upto = self._read_id = -1  # day; id
-        self._unreached = -1  # REST does not reach ids up to this
-        self._stalled = (-1, 0.0)  # the lowest missing id, since when
-
-    @property
-    def done(self) -> bool:
-        """Tell whether all of the range is stored or on record."""
-        return self.sequence.next_id is not None and self.sequence.next_id >= self.end
-
-    def step(self) -> None:
-        """Take a batch of an archive, or a round of pages."""
-        if not self._take_archive():
-            self._take_pages()
-
-    def _store(self, items: Iterable[Trade | Gap]) -> None:
-        for item in items:
-            self.gaps.append(item) if isinstance(item, Gap) else self.lines.append(item)
-
-    def _next_day(self) -> int:
-        last = self.lines[-1].last if self.lines else self.low
-        return max((last - self.low) // self._day_ids, self._read_upto + 1)
-
-    def _archive(self, day: int) -> list[Trade] | None:
-        return self.archives[day] if day < len(self.archives) else None
-
-    def _take_archive(self) -> bool:
-        sequence, day = self.sequence, self._next_day()
-        low = sequence.next_id or 0
-        if self._batches is None:
-            if low > self._unreached and (sequence.waiting or self.rest.dice.random() < 0.5):
-                return False
-            if not (trades := self._archive(day)):
-                return False
-            self._listed, self._read_upto, self._read_id = (trades[0].last, trades[-1].last), day - 1, -1
-            self._batches = (trades[i : i + 70] for i in range(0, len(trades), 70))
-            top = sequence.waiting[-1].last if sequence.waiting else low - 1
-            sequence.expect(top, str(TS))
-        if len(sequence.waiting) >= trades_exporter.LOOKAHEAD_TRADES // 2 and self._read_id > low:
-            return False  # what waits need not come from the archive: it is read up to the lowest missing id
-        batch = next(self._batches, None)
-        if batch is None:
-            self._batches, self._read_upto = None, self._read_upto + 1
-            return True
-        self._read_id = batch[-1].last
-        self._store(offer_all(sequence, [trade for trade in batch if low <= trade.first < self.end]))
-        return True
-
-    def _take_pages(self) -> None:
-        sequence = self.sequence
-        if self._batches is None:
-            sequence.expect(self.end - 1, str(TS))
-        low = sequence.next_id or 0
-        if low != self._stalled[0]:
-            self._stalled = (low, self.now)
-        pages = self._repair.next_pages(self.now)
-        self.now += 0.0 if pages else POLL_S
-        for after in pages:
-            self.now += self.rest.latency * self.rest.dice.uniform(0.1, 1)
-            trades, _ = parse_rows(INST_ID, self.rest.answer(after, self.now))
-            self._store(self._repair.learn(after, trades, self.now).items)
-            if self.done:
-                return
-        if low == sequence.next_id and self.now - self._stalled[1] > ABSENT_S and self._is_out_of_reach(low):
-            self._stalled = (low, self.now)
-            self._do_without_rest()
-
-    def _is_out_of_reach(self, low: int) -> bool:
-        for _ in range(ABSENT_ANSWERS):
-            self.now += ABSENT_S / ABSENT_ANSWERS
-            trades, _ = parse_rows(INST_ID, self.rest.answer(low + 1, self.now))
-            if any(trade.last <= low for trade in trades):
-                return False
-        return True
-
-    def _do_without_rest(self) -> None:
-        low, high = next(self.sequence.missing())
-        self._unreached = high
-        day = self._next_day()
-        if self._listed[0] < low and high < self._listed[1]:
-            self._store(self.sequence.give_up(high, "absent"))
-        elif self._batches is None and day < len(self.archives) - 1 and not self._archive(day):
-            self._read_upto = day
-        elif self._batches is not None or not self._archive(day):
-            self._store(self.sequence.give_up(high, "horizon"))
-
-
-def check_filling(filling: Filling) -> None:
-    """Hold what was stored of a pending range against what its two sources have."""
-    lines, low, end = filling.lines, filling.low, filling.end
-    stored = [line.last for line in lines]
-    assert all(before < after for before, after in itertools.pairwise(stored)), "ids rise strictly"
-    listed = {trade.last for archive in filling.archives for trade in archive or ()}
-    ids = [trade_id for trade_id in filling.rest.tape.ids if low < trade_id < end]
-    sources = [trade_id for trade_id in ids if trade_id in listed or trade_id >= filling.rest.reach]
-    assert stored == sources, "all that a source has is stored, once, in order"
-    assert {gap.reason for gap in filling.gaps} <= {"absent", "horizon"}
-    on_record = [ids_of(gap) for gap in filling.gaps]
-    assert not [trade_id for trade_id in stored if any(trade_id in gap for gap in on_record)]
-    for before, after in itertools.pairwise([low, *stored, end]):
-        assert after == before + 1 or any(before + 1 == gap.start and after == gap.stop for gap in on_record)
-
-
-def archives_of(
-    tape: Tape, day_ids: int, missing_days: set[int], holes: list[tuple[float, int]]
-) -> list[list[Trade] | None]:
-    """Return a tape's archives, some of them missing, without the ids of holes (where, how many)."""
-    ids = tape.ids
-    starts = [(ids[int(at * (len(ids) - 1))], size) for at, size in holes]
-    lost = {trade_id for start, size in starts for trade_id in range(start, start + size)}
-    days: list[list[Trade]] = [[] for _ in range(min(40, (ids[-1] - ids[0]) // day_ids + 1))]
-    for one in tape.singles:
-        day = (one.trade_id - ids[0]) // day_ids
-        if day < len(days) and one.trade_id not in lost:
-            days[day].append(parse_trade(row(one.trade_id, one.ts, one.px, one.sz, "buy"), fetched=True))
-    return [trades if trades and day not in missing_days else None for day, trades in enumerate(days)]
-
-
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(
-    sizes=st.lists(
-        st.tuples(st.sampled_from((1, 5, 99, 100, 130, 300)), st.sampled_from((0,) * 6 + (1, 40, 150, 10**6))),
-        min_size=1,
-        max_size=8,
-    ),
-    archives=st.fixed_dictionaries(
-        {
-            "day_ids": st.sampled_from((60, 200, 900)),
-            "missing_days": st.sets(st.integers(0, 30), max_size=4),
-            "holes": st.lists(st.tuples(st.floats(0, 1), st.sampled_from((1, 3, 120, 250))), max_size=3),
-        }
-    ),
-    reach=st.sampled_from((0.0, 0.0, 0.3, 0.8, 1.0)),
-    network=st.fixed_dictionaries(
-        {
-            "dice": st.integers(0, 2**32).map(random.Random),
-            "cut": st.sampled_from((0.0, 0.0, 0.5)),
-            "beyond": st.sampled_from(("empty", "newer")),
-        }
-    ),
-    crashes=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 300)), max_size=3),
-)
-def test_whatever_one_of_two_sources_has_of_a_pending_range_is_stored_once(
-    sizes: list[tuple[int, int]],
-    archives: dict[str, Any],
-    reach: float,
-    network: dict[str, Any],
-    crashes: list[tuple[int, int]],
-) -> None:
-    """Archives that are missing or have holes, a REST that reaches back only so far and cuts answers, crashes."""
-    tape = Tape([FIRST, *(Order((0,) * size, skipped) for size, skipped in sizes), Order((0,))])
-    rest = Rest(tape, reach=tape.ids[int(reach * (len(tape.ids) - 1))], **network)
-    filling = Filling(rest, archives_of(tape, **archives), archives["day_ids"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trades_exporter, "LOOKAHEAD_TRADES", 400)
-        for step in range(100_000):
-            for when, lost in crashes:
-                if when == step:
-                    filling.restart(lost)
-            if filling.done:
-                break
-            filling.step()
-    assert filling.done
-    check_filling(filling)
 
 
 # ------------------------------------------------------------------------------------------------- any tape, any fault

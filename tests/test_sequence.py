@@ -237,14 +237,6 @@ def test_a_restart_without_anything_stored_starts_anew() -> None:
 # --------------------------------------------------------------------------------------- waiting, missing, lacks
 
 
-def test_lacks_agrees_with_the_missing_ranges() -> None:
-    sequence = stored_up_to(10)
-    offer_all(sequence, [push(20, 3), single(15), push(30, "")])
-    absent = {i for low, high in sequence.missing() for i in range(low, high + 1)}
-    assert absent == {*range(11, 15), 16, 17, *range(21, 30)}
-    assert {i for i in range(40) if sequence.lacks(i)} == absent
-
-
 @pytest.mark.parametrize("limit", [1, 5, 50])
 def test_waiting_is_bounded_and_what_is_dropped_is_missing(limit: int) -> None:
     sequence = stored_up_to(10, limit)

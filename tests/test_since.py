@@ -3,11 +3,13 @@
 import random
 from collections.abc import Callable
 from datetime import date, timedelta
+from functools import partial
 
 import pytest
 
-from fake_okx import ARCHIVE_FAULTS, BTC, ETH, REST_LIMITS, FakeOKX
+from fake_okx import ARCHIVE_FAULTS, BTC, ETH, FakeOKX
 from harness import (
+    QUICK,
     Exporter,
     MakeExporter,
     MakeOKX,
@@ -17,8 +19,12 @@ from harness import (
     day_files,
     day_path,
     finish_whole,
+    has_stored,
+    kill_and_tear,
     read_gaps,
     read_vault,
+    stopped_at,
+    stored_bytes,
     to_utc,
     write_gap,
 )
@@ -26,16 +32,12 @@ from harness import (
 NOW = "2026-11-21T12:00:00Z"
 BELIEVED = {"old header", "GBK header", "moved columns", "BOM", "LF", "upper case", "path outside", "no MD5"}
 BELIEVED |= {"holes", "noise", "bad rows"}  # but for these rows
-SETTINGS: dict[str, object] = {  # patience in tenths of a second where people have seconds
-    "INSTRUMENTS": [BTC],
-    "ASK_AGAIN_S": [0.05, 0.3],
+SETTINGS = QUICK | {
     "ABSENT_S": 0.5,
     "BAD_ROW_S": 0.5,
-    "HISTORY_WAIT_S": 0.1,
     "ARCHIVE_IDS": 50,
     "ARCHIVE_RETRY_S": 0.5,
     "ARCHIVE_STALL_S": 0.5,
-    "REST_LIMITS": dict.fromkeys(REST_LIMITS, 1000),
 }
 
 
@@ -65,11 +67,19 @@ def days_stored(exporter: Exporter, inst_id: str = BTC) -> list[int]:
     return [int(path.name[8:10]) for path in day_files(exporter.vault, inst_id)]
 
 
+def fetch(exporter: MakeExporter, okx: FakeOKX, since: str, **settings: object) -> Exporter:
+    """Let an exporter with an empty Vault fetch all since a day, and stop it."""
+    recorder = exporter(okx, settings=SETTINGS | settings, args=["--since", since])
+    recorder.start().wait_for_log("History complete")
+    assert recorder.stop() == 0
+    return recorder
+
+
 def test_four_days_back_with_an_empty_vault(exporter: MakeExporter, old_okx: MakeOKX) -> None:
     """Today over REST first, the past from archives, with few requests to REST; the same DATE again changes nothing."""
     okx = old_okx(6, 4000)
     okx.set_rate(20)
-    recorder = exporter(okx, settings=SETTINGS | {"INSTRUMENTS": [BTC, ETH]}, args=["--since", "2026-11-17"])
+    recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-17"])
     recorder.start_capture()
     recorder.wait_until(lambda: day_path(recorder.vault, "2026-11-17").exists(), what="the past begins")
     assert day_path(recorder.vault, "2026-11-21").exists()
@@ -83,26 +93,22 @@ def test_four_days_back_with_an_empty_vault(exporter: MakeExporter, old_okx: Mak
     before = (recorder.vault / "meta/okx/gaps" / f"{BTC}.jsonl").read_text()
     asked = len(archives_asked_for(okx))
     recorder.start_capture()
-    finish_whole(okx, recorder)
+    finish_whole(recorder)
     assert (recorder.vault / "meta/okx/gaps" / f"{BTC}.jsonl").read_text() == before
     assert len(archives_asked_for(okx)) == asked
     assert first == {read_gaps(recorder.vault)[0]["before_id"]}
     assert first == {str(next(t.trade_id for t in okx.ledger[BTC] if to_utc(t.ts) > "2026-11-17"))}
-    assert_whole(recorder.vault, okx)
     assert_judges_content(recorder)
 
 
 def test_every_fault_of_an_archive_costs_requests_and_no_trade(exporter: MakeExporter, old_okx: MakeOKX) -> None:
     """A day for each fault: what is not believed comes from REST, and it is said once."""
     days = len(ARCHIVE_FAULTS) + 3
-    okx = old_okx(days, 1300)
+    okx = old_okx(days, 1300, instruments=[BTC])
     first = date(2026, 11, 21) - timedelta(days=days - 2)
     faults = {str(first + timedelta(days=index)): kind for index, kind in enumerate(ARCHIVE_FAULTS)}
     okx.faults.archive = dict(faults)
-    settings = SETTINGS | {"ROUND_PAGES": 1, "ARCHIVE_RETRY_S": 600.0}
-    recorder = exporter(okx, settings=settings, args=["--since", str(first)])
-    recorder.start().wait_for_log("History complete")
-    assert recorder.stop() == 0
+    recorder = fetch(exporter, okx, str(first), ROUND_PAGES=1, ARCHIVE_RETRY_S=600.0)
     last = int(read_vault(recorder.vault)[-1]["trade_id"])
     assert assert_vault_equals_ledger(recorder.vault, okx, upto_id=last).missing == 0
     assert set(faults) <= set(archives_asked_for(okx))
@@ -122,9 +128,7 @@ def test_what_neither_archive_nor_rest_has_is_absent_or_unrepaired(
     okx.spoil_archive([ids[0], ids[3], ids[5]])
     okx.spoil_archive([ids[1], ids[6]], {"size": "0.16186999999999999"})
     okx.spoil_archive([ids[2], ids[4], ids[7]], {"price": "-1.0"})
-    recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-17"])
-    recorder.start().wait_for_log("History complete")
-    assert recorder.stop() == 0
+    recorder = fetch(exporter, okx, "2026-11-17")
     assert assert_vault_equals_ledger(recorder.vault, okx).missing == 7
     assert recorder.run("--verify").returncode == 0
     named = {
@@ -142,9 +146,7 @@ def test_many_holes_beyond_rests_reach_cost_no_minute_each(exporter: MakeExporte
     okx = old_okx(6, 5000, instruments=[BTC])
     okx.faults.rest_reach_days = 1.0
     okx.spoil_archive([okx.ledger[BTC][index].trade_id for index in range(8050, 20000, 100)])
-    recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-17"])
-    recorder.start().wait_for_log("History complete")
-    assert recorder.stop() == 0
+    recorder = fetch(exporter, okx, "2026-11-17")
     assert assert_vault_equals_ledger(recorder.vault, okx).missing == 120
     assert {gap["reason"] for gap in read_gaps(recorder.vault)} == {"start", "absent"}
 
@@ -154,9 +156,7 @@ def test_bad_rows_in_a_row_beyond_rests_reach_are_one_range(exporter: MakeExport
     okx = old_okx(6, 5000, instruments=[BTC])
     okx.faults.rest_reach_days = 1.0
     okx.spoil_archive([trade.trade_id for trade in okx.ledger[BTC][8050:11050]], {"price": "-1.0"})
-    recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-17"])
-    recorder.start().wait_for_log("History complete")
-    assert recorder.stop() == 0
+    recorder = fetch(exporter, okx, "2026-11-17")
     assert assert_vault_equals_ledger(recorder.vault, okx).missing == 3000
     assert [gap["reason"] for gap in read_gaps(recorder.vault)] == ["start", "unrepaired"]
     assert len([line for line in recorder.log.splitlines() if "reason=unrepaired" in line]) < 10
@@ -168,9 +168,7 @@ def test_what_okx_no_longer_has_is_horizon(exporter: MakeExporter, old_okx: Make
     okx = old_okx(16, 400, instruments=[BTC])
     okx.faults.rest_reach_days, okx.faults.rest_beyond = 2.0, beyond
     okx.faults.archive = {f"2026-11-{day:02}": "missing" for day in (7, 8, 10)}
-    recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-07"])
-    recorder.start().wait_for_log("History complete")
-    assert recorder.stop() == 0
+    recorder = fetch(exporter, okx, "2026-11-07")
     assert_whole(recorder.vault, okx, reasons=("horizon",))
     horizons = [(gap["after_utc"][:10], gap["before_utc"][:13]) for gap in read_gaps(recorder.vault)]
     assert horizons == [("2026-11-07", "2026-11-08T16"), ("2026-11-09", "2026-11-10T16")]
@@ -226,8 +224,7 @@ def test_a_young_archive_is_waited_for(
     recorder.wait_for_log("History waits for an archive")
     assert [gap["reason"] for gap in read_gaps(recorder.vault)][-1] == "pending"
     okx.faults.archive = {}
-    finish_whole(okx, recorder)
-    assert_whole(recorder.vault, okx)
+    finish_whole(recorder)
 
 
 def test_kills_with_torn_ends_in_the_midst_of_archives(exporter: MakeExporter, old_okx: MakeOKX) -> None:
@@ -237,57 +234,30 @@ def test_kills_with_torn_ends_in_the_midst_of_archives(exporter: MakeExporter, o
     okx.faults.rest_reach_days = 2.0
     okx.faults.archive_often = {"503": 0.1, "cut midway": 0.1, "truncated": 0.1}
     okx.faults.archive_bytes_per_s = 150_000.0
-    settings = SETTINGS | {"INSTRUMENTS": [BTC, ETH]}
-    recorder = exporter(okx, settings=settings, args=["--since", "2026-11-17"])
+    recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-17"])
     for _ in range(6):
-        size = sum(path.stat().st_size for path in (recorder.vault / "raw").rglob("*.jsonl"))
+        size = stored_bytes(recorder.vault) + 300_000
         okx.set_rate(20)
         recorder.start_capture()
-        recorder.wait_until(
-            lambda: (
-                sum(path.stat().st_size for path in (recorder.vault / "raw").rglob("*.jsonl")) > size + 300_000  # noqa: B023
-                or recorder.log_since_start.count("History complete") == 2
-            ),
-            what="more is stored",
-        )
-        recorder.kill()
-        okx.set_rate(0)
-        for inst_id in okx.markets:
-            gaps = recorder.vault / "meta" / "okx" / "gaps" / f"{inst_id}.jsonl"
-            for path in [*day_files(recorder.vault, inst_id), gaps]:
-                if chance.random() < 0.6 and path.exists() and (lines := path.read_bytes().splitlines()):
-                    line = lines[-1]
-                    with path.open("ab") as file:
-                        file.write(line[: chance.randrange(len(line))])
+        recorder.wait_until(partial(has_stored, recorder, size), what="more is stored")
+        kill_and_tear(recorder, chance)
     okx.faults.archive_often = {}
     recorder.start_capture()
-    finish_whole(okx, recorder)
-    assert_whole(recorder.vault, okx)
+    finish_whole(recorder)
     assert_judges_content(recorder)
     files = {path.name for path in recorder.vault.rglob("*") if path.is_file()}
     days = {f"2026-11-{day}.jsonl" for day in range(17, 22)}
     assert files - days == {"exporter.lock", *(f"{i}.{end}" for i in (BTC, ETH) for end in ("json", "jsonl"))}
 
 
-def start_in_the_midst(exporter: MakeExporter, okx: FakeOKX, settings: dict[str, object]) -> Exporter:
-    """Let a Vault begin at noon of 2026-11-21, and stop."""
-    recorder = exporter(okx, settings=settings)
-    recorder.start_capture()
-    for _ in range(20):
-        okx.trade()
-    recorder.wait_until_stored()
-    assert recorder.stop() == 0
-    return recorder
-
-
 def test_days_before_the_first_stored_one_are_fetched(exporter: MakeExporter, old_okx: MakeOKX) -> None:
     """What is missing of the first stored day itself stays on record as `start`, now with the id before it."""
     okx = old_okx(6, 1000, instruments=[BTC])
-    recorder = start_in_the_midst(exporter, okx, SETTINGS)
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS))
     (began,) = read_gaps(recorder.vault)
     recorder.args = ["--since", "2026-11-18"]
     recorder.start_capture()
-    finish_whole(okx, recorder)
+    finish_whole(recorder)
     assert days_stored(recorder) == [18, 19, 20, 21]
     starts = read_gaps(recorder.vault)
     assert [gap["reason"] for gap in starts] == ["start", "start"]
@@ -299,8 +269,7 @@ def test_days_before_the_first_stored_one_are_fetched(exporter: MakeExporter, ol
     before = read_gaps(recorder.vault)
     recorder.start_capture()
     okx.trade()
-    recorder.wait_until_stored()
-    assert recorder.stop() == 0
+    recorder.stop_when_stored()
     assert read_gaps(recorder.vault) == before
     run = recorder.run("--verify")
     assert run.returncode == 0, run.stdout
@@ -314,7 +283,9 @@ def test_an_earlier_date_while_the_first_is_pending(
     """The second is fetched first; where `filled`, part of the first is stored by then."""
     okx = old_okx(8, 2000, instruments=[BTC])
     settings = SETTINGS | {"ARCHIVE_IDS": 10**9, "ROUND_PAGES": 1}
-    recorder = exporter(okx, settings=settings) if empty else start_in_the_midst(exporter, okx, settings)
+    recorder = exporter(okx, settings=settings)
+    if not empty:
+        stopped_at(okx, recorder)
     recorder.args = ["--since", "2026-11-18"]
     recorder.settings = settings if filled else settings | {"HISTORY_FREE_BYTES": 1 << 60}
     okx.faults.rest_latency_s = 0.1 if filled else 0.0
@@ -331,10 +302,9 @@ def test_an_earlier_date_while_the_first_is_pending(
     recorder.args = ["--since", "2026-11-16"]
     okx.faults.rest_latency_s = 0.0
     recorder.start_capture()
-    finish_whole(okx, recorder)
+    finish_whole(recorder)
     assert days_stored(recorder) == [16, 17, 18, 19, 20, 21]
     assert [gap["reason"] for gap in read_gaps(recorder.vault)] == ["start"] * (1 if empty else 2)
-    assert_whole(recorder.vault, okx)
 
 
 def test_since_today(exporter: MakeExporter, old_okx: MakeOKX) -> None:
@@ -342,12 +312,11 @@ def test_since_today(exporter: MakeExporter, old_okx: MakeOKX) -> None:
     okx = old_okx(3, 1000, instruments=[BTC])
     recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-21"])
     recorder.start_capture()
-    finish_whole(okx, recorder)
+    finish_whole(recorder)
     assert "reason=pending" not in recorder.log
     assert days_stored(recorder) == [21]
     first = next(trade.trade_id for trade in okx.ledger[BTC] if to_utc(trade.ts) > "2026-11-21")
     assert read_vault(recorder.vault)[0]["trade_id"] == str(first)
-    assert_whole(recorder.vault, okx)
 
 
 def test_since_today_while_rest_gives_no_trades(exporter: MakeExporter, old_okx: MakeOKX) -> None:
@@ -369,9 +338,8 @@ def test_since_a_day_before_the_exchange_has_anything(exporter: MakeExporter, ol
     okx = old_okx(2, 1000, instruments=[BTC])
     recorder = exporter(okx, settings=SETTINGS, args=["--since", "2026-11-10"])
     recorder.start_capture()
-    finish_whole(okx, recorder)
+    finish_whole(recorder, ("start", "horizon"))
     assert days_stored(recorder) == [19, 20, 21]
-    assert_whole(recorder.vault, okx, reasons=("start", "horizon"))
     [gap] = read_gaps(recorder.vault)
     assert gap["before_id"] == str(okx.ledger[BTC][0].trade_id)
 
@@ -379,17 +347,15 @@ def test_since_a_day_before_the_exchange_has_anything(exporter: MakeExporter, ol
 def test_since_now_leaves_a_pause_alone_and_pending_ranges_on_record(exporter: MakeExporter, old_okx: MakeOKX) -> None:
     """What was missed before this start is `horizon`; what was pending before still comes."""
     okx = old_okx(2, 500, instruments=[BTC])
-    recorder = start_in_the_midst(exporter, okx, SETTINGS | {"HISTORY_FREE_BYTES": 1 << 60})
+    recorder = stopped_at(okx, exporter(okx, settings=SETTINGS | {"HISTORY_FREE_BYTES": 1 << 60}))
     okx.pass_hours(30, trades=500)
     recorder.start_capture()
     okx.trade()
-    recorder.wait_until_stored()
-    assert recorder.stop() == 0
+    recorder.stop_when_stored()
     okx.pass_hours(30, trades=500)
     recorder.args, recorder.settings = ["--since", "now"], SETTINGS
     recorder.start_capture()
-    finish_whole(okx, recorder)
-    assert_whole(recorder.vault, okx, reasons=("start", "horizon"))
+    finish_whole(recorder, ("start", "horizon"))
     [gap] = [gap for gap in read_gaps(recorder.vault) if gap["reason"] == "horizon"]
     assert int(gap["before_id"]) - int(gap["after_id"]) > 450
     assert days_stored(recorder) == [21, 22, 23, 24]
@@ -414,6 +380,5 @@ def test_killed_before_the_first_line_while_the_lower_edge_is_not_known(
     okx.mute(BTC, 2.0)
     recorder.start_capture()
     recorder.wait_until(lambda: not recorder.pending())
-    finish_whole(okx, recorder)
+    finish_whole(recorder)
     assert days_stored(recorder) == [19, 20, 21]
-    assert_whole(recorder.vault, okx)

@@ -530,9 +530,12 @@ def test_finished_days_can_be_had_as_parquet(captured: Captured, copied: Path, m
 def test_pandas_and_polars_read_what_okx_said(captured: Captured) -> None:
     path = day_path(captured.folder / "Vault", DAYS[0])
     known = {"pd": pd, "pl": pl, "json": json, "path": path}
-    frame, table = (eval(call, known) for call in re.findall(r"`(p[dl]\.\w+\(.*?\))`", README))
+    by_pandas, by_polars = re.findall(r"`(p[dl]\.\w+\(.*?\))`", README)
     records = [orjson.loads(line) for line in path.read_bytes().splitlines()]
-    assert frame.to_dict("records") == table.to_dicts() == records
+    assert eval(by_pandas, known).to_dict("records") == eval(by_polars, known).collect().to_dicts() == records
+    known["path"] = path.with_name("2026-11-*.jsonl*")  # several days
+    lines = sum(len(file.read_bytes().splitlines()) for file in path.parent.glob("*.jsonl*"))
+    assert eval(by_polars, known).collect().height == lines
 
 
 def test_the_files_of_an_exporter_are_those_that_readme_lists(okx: FakeOKX, exporter: Callable[..., Exporter]) -> None:

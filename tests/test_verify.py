@@ -15,13 +15,12 @@ import pytest
 
 import trades_exporter
 from fake_okx import BTC, ETH, FakeOKX
-from harness import Exporter, day_files, day_path, to_utc, write_gap, write_vault
+from harness import Exporter, MakeExporter, day_files, day_path, to_utc, write_gap, write_vault
 from trades_exporter import Vault, check_day, verify
 
 DAYS = ("2026-11-20", "2026-11-21")
 Lines = list[bytes]
 Capture = pytest.CaptureFixture[str]
-MakeExporter = Callable[..., Exporter]
 
 
 @pytest.fixture

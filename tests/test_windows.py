@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from fake_okx import ABSENT, BTC, ETH, FakeOKX
-from harness import ROOT, Exporter, assert_vault_equals_ledger, day_files, read_gaps, wait_for, wait_until_stored
+from harness import ROOT, STOP_S, Exporter, assert_vault_equals_ledger, day_files, finish_whole, wait_for
 from wine import UnavailableError, Wine, windows_path
 
 if TYPE_CHECKING:
@@ -359,9 +359,9 @@ class WindowsExporter(Exporter):
             for line in process.stdout:
                 console.write(line)
 
-    def ctrl_c(self) -> int:
+    def stop(self, sig: int | None = signal.SIGINT, seconds: float = STOP_S) -> int:
         """Press Ctrl+C and return the exit code."""
-        return self.stop(signal.SIGINT)
+        return super().stop(sig, seconds)
 
 
 @pytest.fixture
@@ -380,17 +380,6 @@ def windows_exporter(wine: Wine, tmp_path: Path) -> Iterator[Callable[..., Windo
         exporter.kill()
 
 
-def settle_and_stop(okx: FakeOKX, exporter: WindowsExporter) -> None:
-    """Let the exchange rest, see everything stored, press Ctrl+C, and hold the Vault against the ledger."""
-    okx.settle()
-    for inst_id in okx.markets:
-        wait_until_stored(exporter.vault, okx, inst_id)
-    assert exporter.ctrl_c() == 0, exporter.tail()
-    for inst_id in okx.markets:
-        assert_vault_equals_ledger(exporter.vault, okx, inst_id)
-        assert {gap["reason"] for gap in read_gaps(exporter.vault, inst_id)} <= {"start"}
-
-
 def test_it_captures_across_midnight_and_ends_with_ctrl_c(
     make_okx: Callable[..., FakeOKX], windows_exporter: Callable[..., WindowsExporter]
 ) -> None:
@@ -400,7 +389,7 @@ def test_it_captures_across_midnight_and_ends_with_ctrl_c(
     exporter.wait_until(lambda: day_files(exporter.vault, BTC) and day_files(exporter.vault, ETH), what="trades")
     okx.set_clock("2026-11-21T23:59:59.5Z")
     exporter.wait_until(lambda: all(len(day_files(exporter.vault, inst)) == 2 for inst in (BTC, ETH)), what="a new day")
-    settle_and_stop(okx, exporter)
+    finish_whole(exporter)
     names = {str(path.relative_to(exporter.vault)) for path in exporter.vault.rglob("*") if path.is_file()}
     expected = {f"raw/okx/trades_perps/{inst}/2026-11-{day}.jsonl" for inst in (BTC, ETH) for day in (21, 22)}
     expected |= {f"meta/okx/instruments/{inst}.json" for inst in (BTC, ETH)} | {"exporter.lock"}
@@ -423,7 +412,7 @@ def test_killed_in_the_midst_of_a_line_it_goes_on_without_a_gap(
     with day_files(exporter.vault, BTC)[-1].open("ab") as file:
         file.write(b'{"timestamp_utc":"2026-11')
     exporter.start_capture().wait_for_log("Gap repaired", times=2)
-    settle_and_stop(okx, exporter)
+    finish_whole(exporter)
 
 
 def test_on_a_console_it_has_a_title_and_colours_and_no_quickedit_and_ends_with_ctrl_c(
@@ -458,7 +447,7 @@ def test_a_second_exporter_says_who_holds_the_vault(
     assert holder in second.stdout + second.stderr
     first.kill()
     third = windows_exporter(okx).start_capture()
-    assert third.ctrl_c() == 0
+    assert third.stop() == 0
 
 
 def test_the_log_rotates_while_somebody_else_has_it_open(
@@ -489,7 +478,7 @@ def test_the_log_rotates_while_somebody_else_has_it_open(
                 old.unlink(missing_ok=True)
                 exporter.wait_until(old.exists, what=f"{old.name} while {held.name} is open")
             assert largest() < 2 * limit
-    assert exporter.ctrl_c() == 0
+    assert exporter.stop() == 0
     assert "Stopped" in log.read_text("utf-8").splitlines()[-1]
 
 
