@@ -2619,6 +2619,12 @@ def archive_day(ts: str) -> date:
     return (datetime.fromtimestamp(int(ts) / 1000, UTC) + timedelta(hours=8)).date()
 
 
+def begins_archive(trade: Trade) -> bool:
+    """Tell whether a trade is of the first minutes of its archive: trades before it belong to the archive before."""
+    begin = int(midnight_of(str(archive_day(trade.ts)))) - 8 * 3_600_000  # 16:00 UTC
+    return int(trade.ts) - begin < MIDNIGHT_S * 1000
+
+
 class ArchiveSource:
     """An instrument's archives for one pending range, read one after the other; remembers which can't be had."""
 
@@ -2818,8 +2824,8 @@ class RangeFill:
 
     def _begins_late(self, trade: Trade) -> bool:
         """Tell whether OKX once had trades between where the range is to begin and this one, its first to be had."""
-        if archive_day(self._floor_ts) in self._source.gone:
-            return int(trade.ts) - int(self._floor_ts) > MIDNIGHT_S * 1000
+        if archive_day(self._floor_ts) in self._source.gone and begins_archive(trade):
+            return True
         return utc_day(trade.ts) > utc_day(self._floor_ts)
 
     async def _take_archive(self) -> bool:
