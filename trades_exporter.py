@@ -1426,7 +1426,7 @@ class TradeWriter:
         if self._file is None or self._day != self._file_day:
             self.close_file()
             path = self._files.vault.folder_of(self._files.path(self._day))
-            self._file, self._file_day = path.open("ab", buffering=0), self._day
+            self._file_day, self._file = self._day, path.open("ab", buffering=0)  # sync looks at them in this order
         done = 0
         try:
             while done < len(lines):
@@ -1458,9 +1458,11 @@ class TradeWriter:
                         self._fsync(file)
 
     def _fsync(self, file: io.FileIO) -> None:
-        # compressed by a person, say: what was written since is lost
-        if not os.fstat(file.fileno()).st_nlink and not self._files.path(self._file_day).exists():
-            raise FileNotFoundError(f"the file of {self._file_day} was removed")
+        # compressed, moved or replaced by a person, say: what was written since is lost; Windows refuses all of that
+        path = self._files.path(self._file_day)
+        there = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+        if sys.platform != "win32" and not there:
+            raise FileNotFoundError(f"the file of {self._file_day} was moved or replaced")
         os.fsync(file.fileno())
 
     def close(self) -> None:
