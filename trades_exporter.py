@@ -322,7 +322,8 @@ def parse_trade(row: Any, *, fetched: bool = False) -> Trade:  # noqa: ANN401 - 
     counted = True
     count = row.get("count")
     if count != "1" and not fetched:
-        covered = int(count) if re.fullmatch("[0-9]{1,19}", str(count)) else 0
+        text = str(count) if isinstance(count, str | int) else ""  # str of deeply nested lists is a RecursionError
+        covered = int(text) if re.fullmatch("[0-9]{1,19}", text) else 0
         counted = 1 <= covered <= last
         first = last - covered + 1 if counted else last
     return Trade(first, last, counted, fetched, inst_id, trade_id, ts, px, sz, side, f"okx:{inst_id}:{trade_id}")
