@@ -4053,8 +4053,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not args.verify and not args.audit:
             run_capture(args, rest_urls)
-        if not args.vault.is_dir():
-            raise VaultError(f"There is no Vault at {args.vault}")
+        try:
+            os.scandir(args.vault).close()
+        except OSError as exc:
+            raise VaultError(f"There is no Vault at {args.vault}: {exc.strerror}") from exc
         if args.verify:
             return verify(Vault(args.vault))
         return asyncio.run(audit(Vault(args.vault), rest_urls, *map(str, args.audit)))
