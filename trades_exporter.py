@@ -4036,7 +4036,7 @@ def run_capture(args: argparse.Namespace, rest_urls: list[str]) -> NoReturn:
     vault = Vault(args.vault)
     vault.lock()
     try:
-        handler = BoundedLog(args.log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+        handler = BoundedLog(args.log_file, "a", LOG_BYTES, LOG_FILES, "utf-8", errors="backslashreplace")
     except OSError as exc:
         raise VaultError(f"The log file {args.log_file} can't be written: {exc}") from exc
     add_log_handler(handler, colors=False)

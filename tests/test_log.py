@@ -1,6 +1,8 @@
 """The log: what a person reads there, what an outage writes, and how long it gets."""
 
 import re
+import sys
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -59,6 +61,15 @@ def test_stats_warn_of_an_instrument_without_news(okx: FakeOKX, exporter: MakeEx
     one.wait_for_log(f"[info    ] Stats: 2 written, 0 skipped instId={BTC} ")
     line = log_lines(one, f"Stats: 2 written, 0 skipped instId={BTC} ")[0]
     assert re.search(rf"rate=\d+\.\d/s last={push.last_id} age=\ds repaired=0 waiting=0 pending=0$", line)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_text_costs_no_line(okx: FakeOKX, exporter: MakeExporter) -> None:
+    one = exporter(okx)
+    one.vault = Path(f"{one.vault}\udcff")
+    one.start_capture()
+    assert one.stop() == 0
+    assert log_lines(one, "started process=")
 
 
 # --------------------------------------------------------------------------------------------------------- outages
