@@ -2464,7 +2464,7 @@ class Recorder:
         self.sequence = Sequence(max(1, WAITING_TRADES // len(INSTRUMENTS)))
         self.failed = False  # the last write failed: pushes are dropped until the file is recovered, and fetched then
         self.repaired = 0  # single trades from REST
-        self.heard_at = monotonic()  # when the last push came
+        self.heard_at = monotonic()  # when the last push came that OKX did not just repeat
         self.writer = TradeWriter(files, instrument, self._fits, self._on_unfit, self._on_day)
         self._files = files
         self._services = services
@@ -2493,7 +2493,7 @@ class Recorder:
 
     def take(self, trade: Trade) -> None:
         """Take a push; raise BuildFailError and VaultError."""
-        self.heard_at = monotonic()
+        self.heard_at = self.heard_at if trade.key in self._recent else monotonic()  # each subscription repeats one
         if not self._services.clock.allows(trade.ts):
             self._services.clock.hold(trade, self.take)
             return

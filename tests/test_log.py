@@ -63,6 +63,19 @@ def test_stats_warn_of_an_instrument_without_news(okx: FakeOKX, exporter: MakeEx
     assert re.search(rf"rate=\d+\.\d/s last={push.last_id} age=\ds repaired=0 waiting=0 pending=0$", line)
 
 
+def test_what_okx_repeats_after_a_reconnect_does_not_make_the_newest_trade_younger(
+    okx: FakeOKX, exporter: MakeExporter
+) -> None:
+    one = start_with_a_trade(exporter(okx, settings={"STATS_S": 0.1}))
+    one.wait_for_log("age=2s")
+    okx.close(1006)
+    repeated = f"Stats: 1 written, 1 skipped instId={BTC} "
+    one.wait_for_log(repeated)
+    age = re.search(r" age=(\d+)s ", log_lines(one, repeated)[0])
+    assert age
+    assert int(age[1]) >= 2
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_a_name_that_is_no_text_costs_no_line(okx: FakeOKX, exporter: MakeExporter) -> None:
     one = exporter(okx)
