@@ -3872,12 +3872,20 @@ LEVEL_COLORS = {"warning": "33;1", "error": "31;1", "critical": "31;1"}
 
 
 class BoundedLog(logging.handlers.RotatingFileHandler):
-    """A rotating log that goes on where Windows forbids to rename a file that somebody else has open."""
+    """A rotating log that goes on where its file is removed, or open elsewhere: Windows forbids to rename it then."""
+
+    def shouldRollover(self, record: logging.LogRecord) -> int:  # noqa: N802 - the name of the standard library
+        """Tell whether the file is full; open it anew where it is gone."""
+        if self.stream and not Path(self.baseFilename).exists():
+            self.stream.close()
+            self.stream = None  # super opens it, now or with a later line
+        return super().shouldRollover(record)
 
     def doRollover(self) -> None:  # noqa: N802 - the name of the standard library
         """Move each file one on, or copy and empty it; where even that is refused, grow by as much again."""
         if self.stream:
             self.stream.close()
+            self.stream = None
         names = [self.baseFilename, *(f"{self.baseFilename}.{number}" for number in range(1, self.backupCount + 1))]
         try:
             for source, dest in reversed(list(itertools.pairwise(names))):

@@ -176,3 +176,27 @@ def test_the_log_is_bounded(okx: FakeOKX, exporter: MakeExporter) -> None:
     assert len(logs) == 6
     assert sum(path.stat().st_size for path in logs) <= 6 * 3000
     assert all(LINE.fullmatch(line) for path in logs for line in path.read_text("utf-8").splitlines())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows refuses to move what is open")
+@pytest.mark.parametrize(("what", "log_bytes"), [("the file", 10_000_000), ("its folder", 3000)])
+def test_the_log_goes_on_where_its_file_was_removed(
+    okx: FakeOKX, exporter: MakeExporter, what: str, log_bytes: int
+) -> None:
+    """The folder is gone for a while, in which the file gets full."""
+    one = exporter(okx, settings={"LOG_BYTES": log_bytes, "STATS_S": 0.002})
+    folder = one.folder / "log"
+    folder.mkdir()
+    one.log_file = folder / "x.log"
+    one.start_capture()
+    if what == "the file":
+        one.log_file.unlink()
+    else:
+        away = folder.rename(one.folder / "away")
+        told = len(one.console)
+        one.wait_until(lambda: len(one.console) > told + 6000, what="a log that got full")
+        away.rename(folder)
+    before = one.log
+    one.wait_until(lambda: one.log not in {before, ""}, what="a new line")
+    assert one.stop() == 0
+    assert log_lines(one, "Stopped")
