@@ -569,7 +569,9 @@ class Sequence:
         self._may_overlap = True  # the file's end may hold single trades that a push of the same millisecond repeats
 
     def restart(self, last: int | None, ts: str) -> None:
-        """Continue after the stored trade `last` of the time `ts` (ms). What waits is dropped: it will be fetched."""
+        """Continue after the stored trade `last` of the time `ts` (ms). What is known above it will be fetched."""
+        if self.last is not None and self.last > self.known_id:
+            self.known_id, self.known_ts = self.last, self.ts
         self.next_id, self.ts, self._may_overlap = None if last is None else last + 1, ts, True
         self._stored = -1 if last is None else last
         self.waiting.clear()
