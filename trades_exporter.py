@@ -322,7 +322,8 @@ def parse_trade(row: Any, *, fetched: bool = False) -> Trade:  # noqa: ANN401 - 
     counted = True
     count = row.get("count")
     if count != "1" and not fetched:
-        covered = int(count) if re.fullmatch("[0-9]{1,19}", str(count)) else 0
+        text = str(count) if isinstance(count, str | int) else ""  # str of deeply nested lists is a RecursionError
+        covered = int(text) if re.fullmatch("[0-9]{1,19}", text) else 0
         counted = 1 <= covered <= last
         first = last - covered + 1 if counted else last
     return Trade(first, last, counted, fetched, inst_id, trade_id, ts, px, sz, side, f"okx:{inst_id}:{trade_id}")
@@ -571,7 +572,9 @@ class Sequence:
         self._may_overlap = True  # the file's end may hold single trades that a push of the same millisecond repeats
 
     def restart(self, last: int | None, ts: str) -> None:
-        """Continue after the stored trade `last` of the time `ts` (ms). What waits is dropped: it will be fetched."""
+        """Continue after the stored trade `last` of the time `ts` (ms). What is known above it will be fetched."""
+        if self.last is not None and self.last > self.known_id:
+            self.known_id, self.known_ts = self.last, self.ts
         self.next_id, self.ts, self._may_overlap = None if last is None else last + 1, ts, True
         self._stored = -1 if last is None else last
         self.waiting.clear()
@@ -1440,7 +1443,7 @@ class TradeWriter:
         if self._file is None or self._day != self._file_day:
             self.close_file()
             path = self._files.vault.folder_of(self._files.path(self._day))
-            self._file, self._file_day = path.open("ab", buffering=0), self._day
+            self._file_day, self._file = self._day, path.open("ab", buffering=0)  # sync looks at them in this order
         done = 0
         try:
             while done < len(lines):
@@ -1472,9 +1475,11 @@ class TradeWriter:
                         self._fsync(file)
 
     def _fsync(self, file: io.FileIO) -> None:
-        # compressed by a person, say: what was written since is lost
-        if not os.fstat(file.fileno()).st_nlink and not self._files.path(self._file_day).exists():
-            raise FileNotFoundError(f"the file of {self._file_day} was removed")
+        # compressed, moved or replaced by a person, say: what was written since is lost; Windows refuses all of that
+        path = self._files.path(self._file_day)
+        there = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+        if sys.platform != "win32" and not there:
+            raise FileNotFoundError(f"the file of {self._file_day} was moved or replaced")
         os.fsync(file.fileno())
 
     def close(self) -> None:
@@ -2474,7 +2479,7 @@ class Recorder:
         self.sequence = Sequence(max(1, WAITING_TRADES // len(INSTRUMENTS)))
         self.failed = False  # the last write failed: pushes are dropped until the file is recovered, and fetched then
         self.repaired = 0  # single trades from REST
-        self.heard_at = monotonic()  # when the last push came
+        self.heard_at = monotonic()  # when the last push came that OKX did not just repeat
         self.writer = TradeWriter(files, instrument, self._fits, self._on_unfit, self._on_day)
         self._files = files
         self._services = services
@@ -2503,7 +2508,7 @@ class Recorder:
 
     def take(self, trade: Trade) -> None:
         """Take a push; raise BuildFailError and VaultError."""
-        self.heard_at = monotonic()
+        self.heard_at = self.heard_at if trade.key in self._recent else monotonic()  # each subscription repeats one
         if not self._services.clock.allows(trade.ts):
             self._services.clock.hold(trade, self.take)
             return
@@ -3894,12 +3899,20 @@ LEVEL_COLORS = {"warning": "33;1", "error": "31;1", "critical": "31;1"}
 
 
 class BoundedLog(logging.handlers.RotatingFileHandler):
-    """A rotating log that goes on where Windows forbids to rename a file that somebody else has open."""
+    """A rotating log that goes on where its file is removed, or open elsewhere: Windows forbids to rename it then."""
+
+    def shouldRollover(self, record: logging.LogRecord) -> int:  # noqa: N802 - the name of the standard library
+        """Tell whether the file is full; open it anew where it is gone."""
+        if self.stream and not Path(self.baseFilename).exists():
+            self.stream.close()
+            self.stream = None  # super opens it, now or with a later line
+        return super().shouldRollover(record)
 
     def doRollover(self) -> None:  # noqa: N802 - the name of the standard library
         """Move each file one on, or copy and empty it; where even that is refused, grow by as much again."""
         if self.stream:
             self.stream.close()
+            self.stream = None
         names = [self.baseFilename, *(f"{self.baseFilename}.{number}" for number in range(1, self.backupCount + 1))]
         try:
             for source, dest in reversed(list(itertools.pairwise(names))):
@@ -4058,7 +4071,7 @@ def run_capture(args: argparse.Namespace, rest_urls: list[str]) -> NoReturn:
     vault = Vault(args.vault)
     vault.lock()
     try:
-        handler = BoundedLog(args.log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+        handler = BoundedLog(args.log_file, "a", LOG_BYTES, LOG_FILES, "utf-8", errors="backslashreplace")
     except OSError as exc:
         raise VaultError(f"The log file {args.log_file} can't be written: {exc}") from exc
     add_log_handler(handler, colors=False)
@@ -4075,8 +4088,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not args.verify and not args.audit:
             run_capture(args, rest_urls)
-        if not args.vault.is_dir():
-            raise VaultError(f"There is no Vault at {args.vault}")
+        try:
+            os.scandir(args.vault).close()
+        except OSError as exc:
+            raise VaultError(f"There is no Vault at {args.vault}: {exc.strerror}") from exc
         if args.verify:
             return verify(Vault(args.vault))
         return asyncio.run(audit(Vault(args.vault), rest_urls, *map(str, args.audit)))

@@ -280,6 +280,22 @@ def test_a_vanished_vault_is_not_made_anew_and_goes_on_when_it_is_back(
     assert len(day_files(one.vault, BTC)) == 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows refuses to move what is open")
+@pytest.mark.parametrize("what", ["a file", "a folder"])
+def test_a_day_s_file_that_was_replaced_goes_on_without_a_gap(okx: FakeOKX, exporter: MakeExporter, what: str) -> None:
+    """As an editor does when it saves: what was written to the old file is fetched again."""
+    one = start_with_a_trade(exporter(okx, settings={"INSTRUMENT_SILENT_S": 3600.0}))
+    [day] = day_files(one.vault, BTC)
+    old = day if what == "a file" else day.parent
+    moved = old.rename(one.folder / "moved")
+    copy = shutil.copyfile if what == "a file" else shutil.copytree
+    copy(moved, old)
+    okx.trade(n=5)
+    one.wait_until_stored()  # without another push
+    finish(one)
+    assert reasons(one.vault) == []
+
+
 # ------------------------------------------------------------------------------------------------------ a hung disk
 
 

@@ -1,6 +1,8 @@
 """The log: what a person reads there, what an outage writes, and how long it gets."""
 
 import re
+import sys
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -59,6 +61,28 @@ def test_stats_warn_of_an_instrument_without_news(okx: FakeOKX, exporter: MakeEx
     one.wait_for_log(f"[info    ] Stats: 2 written, 0 skipped instId={BTC} ")
     line = log_lines(one, f"Stats: 2 written, 0 skipped instId={BTC} ")[0]
     assert re.search(rf"rate=\d+\.\d/s last={push.last_id} age=\ds repaired=0 waiting=0 pending=0$", line)
+
+
+def test_what_okx_repeats_after_a_reconnect_does_not_make_the_newest_trade_younger(
+    okx: FakeOKX, exporter: MakeExporter
+) -> None:
+    one = start_with_a_trade(exporter(okx, settings={"STATS_S": 0.1}))
+    one.wait_for_log("age=2s")
+    okx.close(1006)
+    repeated = f"Stats: 1 written, 1 skipped instId={BTC} "
+    one.wait_for_log(repeated)
+    age = re.search(r" age=(\d+)s ", log_lines(one, repeated)[0])
+    assert age
+    assert int(age[1]) >= 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_text_costs_no_line(okx: FakeOKX, exporter: MakeExporter) -> None:
+    one = exporter(okx)
+    one.vault = Path(f"{one.vault}\udcff")
+    one.start_capture()
+    assert one.stop() == 0
+    assert log_lines(one, "started process=")
 
 
 # --------------------------------------------------------------------------------------------------------- outages
@@ -152,3 +176,27 @@ def test_the_log_is_bounded(okx: FakeOKX, exporter: MakeExporter) -> None:
     assert len(logs) == 6
     assert sum(path.stat().st_size for path in logs) <= 6 * 3000
     assert all(LINE.fullmatch(line) for path in logs for line in path.read_text("utf-8").splitlines())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows refuses to move what is open")
+@pytest.mark.parametrize(("what", "log_bytes"), [("the file", 10_000_000), ("its folder", 3000)])
+def test_the_log_goes_on_where_its_file_was_removed(
+    okx: FakeOKX, exporter: MakeExporter, what: str, log_bytes: int
+) -> None:
+    """The folder is gone for a while, in which the file gets full."""
+    one = exporter(okx, settings={"LOG_BYTES": log_bytes, "STATS_S": 0.002})
+    folder = one.folder / "log"
+    folder.mkdir()
+    one.log_file = folder / "x.log"
+    one.start_capture()
+    if what == "the file":
+        one.log_file.unlink()
+    else:
+        away = folder.rename(one.folder / "away")
+        told = len(one.console)
+        one.wait_until(lambda: len(one.console) > told + 6000, what="a log that got full")
+        away.rename(folder)
+    before = one.log
+    one.wait_until(lambda: one.log not in {before, ""}, what="a new line")
+    assert one.stop() == 0
+    assert log_lines(one, "Stopped")

@@ -227,6 +227,13 @@ def test_a_restart_drops_what_waits_and_goes_on_behind_the_file() -> None:
     assert written(sequence.offer(push(10))) == [10]
 
 
+def test_what_was_stored_and_is_lost_is_missing_after_a_restart() -> None:
+    sequence = stored_up_to(10)
+    offer_all(sequence, [push(11), push(14, 3)])
+    sequence.restart(11, str(TS + 11))
+    assert missing(sequence) == [(12, 14)]
+
+
 def test_a_restart_without_anything_stored_starts_anew() -> None:
     sequence = stored_up_to(10)
     sequence.restart(None, "")

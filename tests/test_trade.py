@@ -223,6 +223,11 @@ def test_deep_nesting_is_a_defect_like_any_other(spoil: Callable[[Any], Any], de
     assert refusal(spoil(nested(depth))).startswith("BUILD_FAIL: ")
 
 
+@pytest.mark.parametrize("depth", [100, 900, 1000])
+def test_a_deeply_nested_count_is_not_used(depth: int) -> None:
+    assert not parse_trade(ROW | {"count": nested(depth)}).counted
+
+
 @given(
     row=st.one_of(JSON, ROWS.flatmap(lambda row: st.dictionaries(st.sampled_from(sorted(ROW)), JSON).map(row.__or__)))
 )
