@@ -1056,9 +1056,13 @@ class Vault:
         return sorted(found | {name for name in known if re.fullmatch(r"[A-Z0-9]+(-[A-Z0-9_]+)+", name)})
 
     def days(self, inst_id: str) -> dict[str, list[Path]]:
-        """Return the files of each stored day, oldest day first; a compressed file comes before its continuation."""
+        """Return the files of each stored day, oldest day first; a compressed file comes before its continuation.
+
+        Raises OSError where the folder can't be read.
+        """
         files: dict[str, list[Path]] = {}
-        for path in sorted((self.trades / inst_id).glob("*"), reverse=True):
+        folder = self.trades / inst_id
+        for path in sorted(folder.iterdir() if folder.exists() else (), reverse=True):
             if match := re.fullmatch(r"(\d{4}-\d\d-\d\d)\.jsonl(\.gz)?", path.name):
                 with contextlib.suppress(ValueError):  # there is no such day
                     files.setdefault(str(date.fromisoformat(match[1])), []).append(path)
@@ -1176,13 +1180,19 @@ class GapsFile:
         self._inst_id = inst_id
         self._path = vault.gaps_path(inst_id)
         self._gaps: list[Gap] = []
+        self._invalid: list[bytes] = []  # lines that say nothing; they stay, for a person to look at
         self._replace = False  # the file says more than what is missing now
 
     def recover(self) -> None:
         """Cut off a torn end and read the file; raise OSError where that fails."""
+        lines: list[bytes] = []
         if self._vault.folder_of(self._path).exists():
             cut_torn_end(self._path)
+            lines = self._path.read_bytes().splitlines(keepends=True)
         self._gaps = self._vault.gaps(self._inst_id)
+        self._invalid = [line for line in lines if not Gap.parse(self._inst_id, line)]
+        if self._invalid:
+            log.warning("Invalid lines in the gaps file; see --verify", instId=self._inst_id, lines=len(self._invalid))
 
     def add(self, gaps: list[Gap]) -> None:
         """Put gaps on record, on the disk when this returns; raise OSError where that fails."""
@@ -1224,8 +1234,9 @@ class GapsFile:
         if not self._replace:
             return
         recorded_utc = utc_now()
+        lines = self._invalid + [gap.line(self._inst_id, recorded_utc) for gap in self._gaps]
         with contextlib.suppress(OSError):  # Windows, while a reader has the file open
-            self._vault.replace(self._path, b"".join(gap.line(self._inst_id, recorded_utc) for gap in self._gaps))
+            self._vault.replace(self._path, b"".join(lines))
             self._replace = False
 
 
@@ -1475,10 +1486,9 @@ class TradeWriter:
                         self._fsync(file)
 
     def _fsync(self, file: io.FileIO) -> None:
-        # compressed, moved or replaced by a person, say: what was written since is lost; Windows refuses all of that
         path = self._files.path(self._file_day)
-        there = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
-        if sys.platform != "win32" and not there:
+        # compressed, moved or replaced by a person, say: what was written since is lost; Windows refuses all of that
+        if sys.platform != "win32" and not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
             raise FileNotFoundError(f"the file of {self._file_day} was moved or replaced")
         os.fsync(file.fileno())
 
@@ -2508,11 +2518,13 @@ class Recorder:
 
     def take(self, trade: Trade) -> None:
         """Take a push; raise BuildFailError and VaultError."""
-        self.heard_at = self.heard_at if trade.key in self._recent else monotonic()  # each subscription repeats one
+        repeated = trade.key in self._recent
+        if not repeated:  # by OKX at each subscription
+            self.heard_at = monotonic()
         if not self._services.clock.allows(trade.ts):
             self._services.clock.hold(trade, self.take)
             return
-        if trade.key in self._recent:
+        if repeated:
             self._recent.mark_seen(trade.key)
             self.sequence.skip(trade)
         elif self.failed:
@@ -2944,7 +2956,7 @@ class HistoryProgress:
         ends = [gap.before_utc[:10] for gap in self._files.gaps.pending()]
         left = max(0, (date.fromisoformat(max(ends)) - date.fromisoformat(day)).days - 1) if ends else 0
         about = {"days_done": self._days, "days_left": left, "trades": self._stored}
-        log.info(f"History {self._inst_id} {day} is whole", **about, eta=self._eta(self.pending_ids()))
+        log.info(f"History {self._inst_id} {day} is done", **about, eta=self._eta(self.pending_ids()))
 
     def end(self) -> None:
         """Log that nothing is pending."""

@@ -23,7 +23,7 @@ def test_the_demo_goes_through_its_disasters_and_loses_nothing() -> None:
     for happening in (*happenings, "Incomplete last line removed", "Stopped", "History complete", "no problem found"):
         assert happening in run.stdout, run.stdout
     for day in (19, 20, 21, 22):
-        assert day == 22 or f"2026-11-{day} is whole" in run.stdout, run.stdout
+        assert day == 22 or f"2026-11-{day} is done" in run.stdout, run.stdout
         agreeing = rf"SWAP 2026-11-{day}: (\d+) of \1 covered minutes agree with OKX"
         assert len(re.findall(agreeing, run.stdout.partition("--audit")[2])) == 2, run.stdout
     total = r"^(\d+) trades happened since 2026-11-19, \1 are stored \(.*\): 0 lost, none twice\.$"

@@ -1,13 +1,14 @@
 """The gaps file's lines and ranges, and the patience with REST before something goes on record."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_sequence import INST_ID, ids_of
-from trades_exporter import UNREPAIRED_S, Boundary, Gap, Patience, cut_from_gaps, merge_gaps, utc
+from trades_exporter import UNREPAIRED_S, Boundary, Gap, GapsFile, Patience, Vault, cut_from_gaps, merge_gaps, utc
 
 REASONS = ("start", "absent", "unrepaired", "pending", "horizon")
 NOW = "2026-11-21T12:00:00.000Z"
@@ -72,6 +73,19 @@ def test_what_is_no_line_of_a_gap_says_nothing(good: bytes, bad: bytes) -> None:
     assert line.count(good) == 1
     assert Gap.parse(INST_ID, line)
     assert Gap.parse(INST_ID, line.replace(good, bad)) is None
+
+
+def test_lines_that_say_nothing_stay_when_the_file_is_replaced(tmp_path: Path) -> None:
+    vault = Vault(tmp_path)
+    vault.lock()
+    path = vault.folder_of(vault.gaps_path(INST_ID))
+    pending = Gap("pending", 10, 50, "", NOW)
+    path.write_bytes(b"a note\n" + pending.line(INST_ID, NOW))
+    gaps = GapsFile(vault, INST_ID)
+    gaps.recover()
+    gaps.clear({"pending"}, Boundary(11, ""), Boundary(20, NOW))
+    assert path.read_bytes().startswith(b"a note\n")
+    assert vault.gaps(INST_ID) == [pending._replace(after_id=20, after_utc=NOW)]
 
 
 # -------------------------------------------------------------------------------------------------- ranges on record

@@ -420,7 +420,9 @@ def test_a_closed_or_full_output_is_not_the_vaults_fault(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("there", ["nothing", "a file", "a folder for a file", "a name too long to look for"])
+@pytest.mark.parametrize(
+    "there", ["nothing", "a file", "a folder for a file", "a file for a folder", "a name too long to look for"]
+)
 def test_without_a_vault_that_can_be_read_the_command_exits_4(okx: FakeOKX, exporter: MakeExporter, there: str) -> None:
     """It names what can't be read, without a traceback, and makes nothing."""
     judge = exporter(okx)
@@ -430,6 +432,11 @@ def test_without_a_vault_that_can_be_read_the_command_exits_4(okx: FakeOKX, expo
     if there == "a folder for a file":
         wrong = judge.vault / "meta" / "okx" / "gaps" / f"{BTC}.jsonl"
         wrong.mkdir(parents=True)
+    if there == "a file for a folder":
+        write_gap(judge.vault, "start", ("", 5), ("", ""))
+        wrong = day_path(judge.vault, DAYS[0]).parent
+        wrong.parent.mkdir(parents=True)
+        wrong.write_text("no folder")
     if there == "a name too long to look for":
         wrong = judge.vault = judge.folder / ("x" * 300)
     before = tree_of(judge.folder)
