@@ -2,17 +2,18 @@
 
 The fake OKX trades, and everything that can go wrong does, at random and overlapping: lost, late, doubled and
 overlapping pushes, connections that close, hang or lie, a REST that is slow, late, limited, broken or down, archives
-that are not what they should be, an exporter that is stopped for hours or days, suspended, robbed of its disk or its
-lock, or killed in the middle of a line of the present or of the past. Then all is healed, the exporter is given time to
-catch up, and what it stored since the day that it was asked for is held against what the exchange knows it did, by the
-ledger, --verify and --audit. Exit 0 only if nothing is lost, doubled, out of order or torn. The seed decides which
-faults come, and in which order; not to the ms what they hit.
+that are not what they should be, an exporter that is stopped for hours or days, suspended, robbed of its disk, its lock
+or a file that it writes, or killed in the middle of a line of the present or of the past. Then all is healed, the
+exporter is given time to catch up, and what it stored since the day that it was asked for is held against what the
+exchange knows it did, by the ledger, --verify and --audit. Exit 0 only if nothing is lost, doubled, out of order or
+torn. The seed decides which faults come, and in which order; not to the ms what they hit.
 """
 
 import argparse
 import contextlib
 import random
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -135,6 +136,7 @@ class Campaign:
             self.clock_jumps: 2,
             self.lock_is_removed: 1,
             self.disk_is_full: 2,
+            self.file_is_replaced: 2,
         }
 
     def run(self) -> None:
@@ -143,6 +145,7 @@ class Campaign:
             try:
                 self._ask_since(self._days[-2])
                 self.exporter.start_capture()
+                self.exporter.wait_for_log("to be fetched", times=len(self.okx.markets))  # or else a stop forgets it
                 self._measure()
                 self._torment()
                 self._settle()
@@ -444,6 +447,16 @@ class Campaign:
             self._wait(seconds)
             resource.prlimit(self.exporter.pid, resource.RLIMIT_FSIZE, (unlimited, unlimited))
         return f"for {seconds:.1f} s"
+
+    def file_is_replaced(self) -> str:
+        """Put a copy in the place of each newest file, as an editor that saves; what comes meanwhile is not in it."""
+        if sys.platform == "win32":
+            return "not on Windows"
+        self._wait_until_recovered()
+        newest = [files[-1] for inst_id in self.okx.markets if (files := day_files(self.exporter.vault, inst_id))]
+        for path in newest:
+            shutil.copyfile(path, path.with_suffix(".copy")).replace(path)
+        return ", ".join(path.name for path in newest)
 
     def lock_is_removed(self) -> str:
         """Remove the lock's file, where that is possible: the exporter stops before it writes again."""
