@@ -556,8 +556,8 @@ def insert_by_id(waiting: list[Trade], trade: Trade) -> bool:
 class Sequence:
     """Decides for one instrument which trades may be written now, in order and once, and which ids are missing.
 
-    `offer` and `give_up` return what is to be stored now, in this order: Trades and Gaps. Trades that can't be written
-    yet wait; whatever lies between them, up to the highest id known to exist, is missing.
+    Methods that return Trades and Gaps return what is to be stored now, in this order. Trades that can't be written yet
+    wait; whatever lies between them, up to the highest id known to exist, is missing.
     """
 
     def __init__(self, limit: int = WAITING_TRADES) -> None:
@@ -629,7 +629,7 @@ class Sequence:
         self.known_id, self.known_ts = last, ts
         self.waiting = [trade for trade in self.waiting if trade.last <= last]
 
-    def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
+    def continue_at(self, first: int, ts: str) -> list[Trade | Gap]:
         """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest.
 
         Where late pushes have gone further meanwhile, or the last one's time was wrong, it never goes back.
@@ -658,8 +658,8 @@ class Sequence:
         i = bisect.bisect_right(self.waiting, trade_id, key=first_id)
         return not i or self.waiting[i - 1].last < trade_id
 
-    def give_up(self, upto: int, reason: str) -> list[Trade | Gap]:
-        """Put all missing ids up to `upto` on record, and continue after them."""
+    def put_on_record(self, upto: int, reason: str) -> list[Trade | Gap]:
+        """Turn all missing ids up to `upto` into Gaps with this reason, and continue after them."""
         out: list[Trade | Gap] = []
         while (gap := next(self.missing(), None)) and gap[0] <= upto:
             before = min(gap[1], upto) + 1
@@ -839,7 +839,7 @@ class Repair:
         if ids and self._prove(ids[0], ids[-1], now):
             helped = True
         while (gap := next(self.sequence.missing(), None)) and self._absent.proves(gap, now):
-            items += self.sequence.give_up(gap[1], "absent")
+            items += self.sequence.put_on_record(gap[1], "absent")
         return Learned(items, helped)
 
     def _settle(self, now: float) -> None:
@@ -2444,14 +2444,14 @@ class LiveRepair:
             sequence.expect(sequence.known_id, start.before.ts)
 
     def _give_up(self) -> None:
-        """Put on record what is missing, but for what may still come late; what is of earlier days becomes pending."""
+        """Give REST up: what is missing goes on record, earlier days as pending, but for what may still come late."""
         sequence, settled = self._sequence, self._backfill.repair.settled
         if self._services.patience.give_up():
             self._services.spawn(self._probe(sequence.known_id, sequence.known_ts))
         if sequence.ts < (midnight := self._midnight()) and self._reaches_past():
             first = next(((trade.first, trade.ts) for trade in sequence.waiting if trade.ts >= midnight), None)
             self._capture.leave_to_history(*(first or (sequence.known_id + 1, sequence.known_ts)))
-        self._capture.store(sequence.give_up(settled, "unrepaired"))
+        self._capture.store(sequence.put_on_record(settled, "unrepaired"))
         self._begin()
 
     async def _probe(self, trade_id: int, ts: str) -> None:
@@ -2496,7 +2496,7 @@ class Recorder:
         self._on_pending = on_pending
         self._since = since  # a UTC day, `now`, or nothing
         self._first_push = True
-        self._skipped_upto = -1  # with --since now, the last id that was missed before this start
+        self._missed_upto = -1  # with --since now, the last id that was missed before this start
         self._recent = RecentKeys()
         self._flush_due = self._repairing = False
 
@@ -2541,8 +2541,8 @@ class Recorder:
         self._first_push = False
         log.info("First trade", instId=self.inst_id, trade_id=trade.trade_id, time=utc(trade.ts))
         if self._since == "now":
-            self._skipped_upto = trade.first - 1
-            self.store(self.sequence.give_up(self._skipped_upto, "horizon"))
+            self._missed_upto = trade.first - 1
+            self.store(self.sequence.put_on_record(self._missed_upto, "horizon"))
 
     def leave_to_history(self, first: int, ts: str) -> None:
         """Put what is missing below the id `first`, of the time `ts` (ms), on record as pending, and go on there.
@@ -2562,7 +2562,7 @@ class Recorder:
         except OSError as exc:
             self.fail(exc)
             return
-        self.store(sequence.skip_to(first, ts))
+        self.store(sequence.continue_at(first, ts))
         self._on_pending()
 
     def flush(self) -> None:
@@ -2611,7 +2611,7 @@ class Recorder:
 
     async def _mend(self, exc: OSError) -> None:
         self._go_on(await self._files.until_writable(self._services.throttle, exc))
-        self.store(self.sequence.give_up(self._skipped_upto, "horizon"))  # if the first line was not written
+        self.store(self.sequence.put_on_record(self._missed_upto, "horizon"))  # if the first line was not written
         if self.sequence.open and not self._repairing:
             self._repair()
 
@@ -2885,7 +2885,7 @@ class RangeFill:
         sequence, source = self._sequence, self._source
         if source.listed[0] < low and high < source.listed[1]:  # what an archive does not list there never existed
             bad, last_bad = source.bad_run(low, high)
-            return sequence.give_up(last_bad, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent")
+            return sequence.put_on_record(*((last_bad, "unrepaired") if bad == low else (bad - 1, "absent")))
         day, last_day = source.next_day(sequence.ts), archive_day(self._end_ts)
         none_left = source.is_open or day in source.gone or day > last_day  # of the archives that may hold them
         first = sequence.waiting[0] if sequence.waiting and sequence.begin_unknown else None
@@ -2904,15 +2904,15 @@ class RangeFill:
         if first:
             self._begin_with(first)
             return []
-        return sequence.give_up(high, "horizon")
+        return sequence.put_on_record(high, "horizon")
 
     def _on_bad_row(self, trade_id: int | None, exc: BuildFailError) -> None:
-        """Give up an id whose row stays bad, when it is the lowest that is missing."""
+        """Put an id whose row stays bad on record, when it is the lowest that is missing."""
         low = self._sequence.next_id or 0
         if trade_id is None or trade_id == low:
             what = "REST keeps sending an invalid row; its trade is skipped (unrepaired)"
             log.warning(what, instId=self._files.inst_id, error=exc.args[0])
-            self._store(self._sequence.give_up(low, "unrepaired"))
+            self._store(self._sequence.put_on_record(low, "unrepaired"))
 
 
 class HistoryProgress:
@@ -3051,15 +3051,15 @@ class History:
         end = Boundary(before - 1, self._files.highest(before).time_utc)
         self._clear(end)
         if self._unfit:
-            self._give_up(gap._replace(reason="unrepaired", after_id=end.trade_id, after_utc=end.time_utc))
+            self._put_end_on_record(gap._replace(reason="unrepaired", after_id=end.trade_id, after_utc=end.time_utc))
 
     def _is_blocked(self) -> bool:
         """Tell whether trades don't fit since their day's file has later ones, and not since times cross."""
         later = (trade for trade in self._unfit if self._files.end_of(utc_day(trade.ts)).trade_id >= trade.first)
         return any(int(trade.ts) % 86_400_000 >= CROSSING_S * 1000 for trade in later)
 
-    def _give_up(self, gap: Gap) -> None:
-        """Put this end of a pending range on record, since that day's file already has later trades."""
+    def _put_end_on_record(self, gap: Gap) -> None:
+        """Put the end of a pending range on record as this gap, since that day's file already has later trades."""
         gaps = self._files.gaps
         if not any(start.first <= gap.first and gap.before_id <= start.before_id for start in gaps.of("start")):
             gaps.add([gap])
