@@ -909,7 +909,7 @@ class Patience:
         """Note that it does not any more."""
         self._repairs.discard(inst_id)
 
-    def help(self, now: float) -> None:
+    def helped(self, now: float) -> None:
         """Note that an answer helped an instrument."""
         self._helped_at = now
 
@@ -1632,11 +1632,11 @@ class EndpointLimit:
         self._paused_until = 0.0
         self._delays = delays()
 
-    async def turn(self, *, patient: bool = False) -> float:
-        """Wait for this request's turn and return the time; a patient one takes a turn only once it is free."""
+    async def turn(self, *, background: bool = False) -> float:
+        """Wait for this request's turn and return the time; a `background` one lets all others go first."""
         while True:
             turn_at = max(monotonic(), self._turns[0] + REST_WINDOW_S, self._paused_until)
-            if patient and turn_at > monotonic():  # whoever is not patient comes first meanwhile
+            if background and turn_at > monotonic():  # takes it only once it is free: others come first
                 await asyncio.sleep(turn_at - monotonic())
                 continue
             self._turns.append(turn_at)
@@ -1680,16 +1680,16 @@ class Rest:
         self._outage = outage
         self._throttle = LogThrottle()
 
-    async def get(self, path: str, *, patient: bool = False, **query: str | int) -> list[Any]:
+    async def get(self, path: str, *, background: bool = False, **query: str | int) -> list[Any]:
         """Return the `data` of an answer, however long it takes; an instrument that OKX does not know has none."""
         while True:
             with contextlib.suppress(RequestError):
-                return await self.try_to_get(path, patient=patient, **query)
+                return await self.try_to_get(path, background=background, **query)
 
-    async def try_to_get(self, path: str, *, patient: bool = False, **query: str | int) -> list[Any]:
+    async def try_to_get(self, path: str, *, background: bool = False, **query: str | int) -> list[Any]:
         """Ask once; raise RequestError where that fails. The next request to this endpoint waits a little then."""
         limit, url, name = self._limits[path], self._urls[0], path.rpartition("/")[2]
-        sent_at = await limit.turn(patient=patient)
+        sent_at = await limit.turn(background=background)
         try:
             data = await self._ask(url + path, query)
         except Exception as exc:
@@ -1751,16 +1751,16 @@ class Rest:
         """Return the newest single trades, by id; what is no trade is left out."""
         return parse_rows(inst_id, await self.get("/api/v5/market/trades", instId=inst_id, limit=limit))[0]
 
-    async def history(self, inst_id: str, after: int, *, patient: bool = False) -> list[Any]:
-        """Return PAGE single trades with lower ids, newest first; a patient request lets all others go first."""
-        return await self.get(HISTORY_TRADES, patient=patient, instId=inst_id, type=1, after=after, limit=PAGE)
+    async def page_below(self, inst_id: str, after: int, *, background: bool = False) -> list[Any]:
+        """Return PAGE single trades with lower ids than `after`, newest first; `background`: as EndpointLimit.turn."""
+        return await self.get(HISTORY_TRADES, background=background, instId=inst_id, type=1, after=after, limit=PAGE)
 
-    async def history_before(self, inst_id: str, ts: str) -> list[Any]:
+    async def page_before(self, inst_id: str, ts: str) -> list[Any]:
         """Return PAGE single trades with earlier times than `ts` (ms), newest first."""
         return await self.get(HISTORY_TRADES, instId=inst_id, type=2, after=ts, limit=PAGE)
 
-    async def try_history(self, inst_id: str, after: int) -> list[Any]:
-        """Do as `history` does, once; raise RequestError where that fails."""
+    async def try_page_below(self, inst_id: str, after: int) -> list[Any]:
+        """Do as `page_below` does, but ask only once; raise RequestError where that fails."""
         return await self.try_to_get(HISTORY_TRADES, instId=inst_id, type=1, after=after, limit=PAGE)
 
     async def candles(self, inst_id: str, start: int, end: int) -> list[Any]:
@@ -2200,22 +2200,22 @@ class Backfill:
         store: Callable[[Iterable[Trade | Gap]], None],
         on_bad_row: Callable[[int | None, BuildFailError], None],
         *,
-        patient: bool = False,  # others are asked for first, and nothing can still come late
+        background: bool = False,  # all other requests go first, and nothing can still come late
     ) -> None:
         self.fetched = 0  # trades
-        self.repair = Repair(sequence, monotonic(), 0.0 if patient else LATE_S)
+        self.repair = Repair(sequence, monotonic(), 0.0 if background else LATE_S)
         self._inst_id = inst_id
         self._services = services
         self._sequence = sequence
         self._store = store
         self._on_bad_row = on_bad_row
-        self._patient = patient
+        self._background = background
         self._bad_since: dict[str, float] = {}
 
     async def ask(self, pages: list[int], go_on: Callable[[], bool]) -> bool:
         """Ask for pages all at once and learn from them in order, while `go_on`; return whether an answer helped."""
-        history = partial(self._services.rest.history, self._inst_id, patient=self._patient)
-        asked = [asyncio.ensure_future(history(after)) for after in pages]
+        page = partial(self._services.rest.page_below, self._inst_id, background=self._background)
+        asked = [asyncio.ensure_future(page(after)) for after in pages]
         helped = False
         try:
             for after, answer in zip(pages, asked, strict=True):
@@ -2258,7 +2258,7 @@ async def lowest_trade(rest: Rest, inst_id: str, known_id: int) -> Trade | None:
     search, lowest, outcome = HoleSearch(0, known_id), None, "going on"
     while outcome == "going on":
         after = search.address()
-        rows = [row for row in parse_rows(inst_id, await rest.history(inst_id, after))[0] if row.last < after]
+        rows = [row for row in parse_rows(inst_id, await rest.page_below(inst_id, after))[0] if row.last < after]
         lowest = min([*rows, *([lowest] if lowest else [])], default=None)
         outcome = search.learn(after, [row.last for row in rows])
         if 0 < len(rows) < PAGE:  # there is nothing below
@@ -2290,15 +2290,15 @@ class DayStartSearch:
         """
         last = 0  # the highest id that was shown with a time before midnight
         for pause in itertools.chain(ASK_AGAIN_S[:1] * 3, itertools.repeat(ASK_AGAIN_S[1])):
-            rows = self._rows(await self._rest.history_before(self._inst_id, self._midnight))
+            rows = self._rows(await self._rest.page_before(self._inst_id, self._midnight))
             if earlier := self._before_midnight(rows, last):
                 # the newest by time need not have the highest ids: then go up, half a page each time
-                page = self._rows(await self._rest.history(self._inst_id, earlier + 1 + PAGE // 2))
+                page = self._rows(await self._rest.page_below(self._inst_id, earlier + 1 + PAGE // 2))
                 if start := self._judge(page, known_id):
                     return start
                 if (last := self._before_midnight(page, earlier)) > earlier:
                     continue
-            elif await self._rest.history(self._inst_id, known_id + 1) and self._proves(None):
+            elif await self._rest.page_below(self._inst_id, known_id + 1) and self._proves(None):
                 return DayStart(None, await lowest_trade(self._rest, self._inst_id, known_id))
             await asyncio.sleep(pause)
         raise AssertionError  # the loop has no end
@@ -2418,7 +2418,7 @@ class LiveRepair:
             return
         self._progress = self._progress or Progress(self._inst_id, self._sequence, self._services.throttle)
         if await self._backfill.ask(pages, lambda: self._sequence.open and not self._capture.failed):
-            self._services.patience.help(self._services.awake.now)
+            self._services.patience.helped(self._services.awake.now)
         self._progress.log(self._backfill.fetched)
 
     def _midnight(self) -> str:
@@ -2437,7 +2437,7 @@ class LiveRepair:
         if self._capture.failed or self._midnight() != midnight:
             return
         if start.first:
-            self._services.patience.help(self._services.awake.now)
+            self._services.patience.helped(self._services.awake.now)
             self._capture.leave_to_history(start.first.first, start.first.ts)
             self._begin()
         elif start.before and start.before.last >= sequence.known_id:  # the newest push had a wrong time, of tomorrow
@@ -2460,8 +2460,8 @@ class LiveRepair:
         while True:
             began_at = awake.now
             with contextlib.suppress(RequestError):
-                rows = parse_rows(self._inst_id, await self._services.rest.try_history(self._inst_id, trade_id + 1))[0]
-                if any(row.last >= trade_id or row.ts >= ts for row in rows):
+                page = await self._services.rest.try_page_below(self._inst_id, trade_id + 1)
+                if any(row.last >= trade_id or row.ts >= ts for row in parse_rows(self._inst_id, page)[0]):
                     break
             patience.probe_failed(began_at)
             await asyncio.sleep(ASK_AGAIN_S[1])
@@ -2760,8 +2760,8 @@ class RestReach:
         Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
         """
         for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
-            rows = parse_rows(self._inst_id, await self._rest.history(self._inst_id, begin))[0]
-            if any(row.last < begin for row in rows) or not await self._rest.history(self._inst_id, newest + 1):
+            rows = parse_rows(self._inst_id, await self._rest.page_below(self._inst_id, begin))[0]
+            if any(row.last < begin for row in rows) or not await self._rest.page_below(self._inst_id, newest + 1):
                 return False
             await asyncio.sleep(pause)
         return True
@@ -2793,7 +2793,7 @@ class RangeFill:
         self._store = store
         self._end_ts = milliseconds(gap.before_utc) or newest()[1]
         self._floor_ts = milliseconds(gap.after_utc)  # where the range has no lower id: what is older is not wanted
-        self._backfill = Backfill(files.inst_id, services, self._sequence, store, self._on_bad_row, patient=True)
+        self._backfill = Backfill(files.inst_id, services, self._sequence, store, self._on_bad_row, background=True)
         self._reach = RestReach(services.rest, files.inst_id)
 
     @property

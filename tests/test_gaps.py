@@ -158,7 +158,7 @@ def test_rest_is_given_up_after_half_an_hour_without_help_and_trusted_again_afte
             patience.end(inst_id)
         elif what == "help" and repairing:
             waits_since = now
-            patience.help(now)
+            patience.helped(now)
         elif what == "give up" and repairing and (given_up or now >= waits_since + UNREPAIRED_S):
             assert patience.give_up() is not given_up, "the first to give up starts the probe"
             probe_began, given_up = (probe_began if given_up else now), True
@@ -183,5 +183,5 @@ def test_half_an_hour_is_what_it_takes() -> None:
     patience.begin("BTC", 100.0)
     patience.begin("ETH", 1000.0)
     assert (patience.left(100.0), patience.left(1899.0), patience.left(1900.0)) == (1800.0, 1.0, 0.0)
-    patience.help(1899.0)
+    patience.helped(1899.0)
     assert patience.left(1900.0) == 1799.0
