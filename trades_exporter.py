@@ -417,7 +417,7 @@ class RecentKeys(collections.OrderedDict[str, None]):
         if len(self) > DEDUP_KEYS:
             self.popitem(last=False)
 
-    def mark_seen(self, key: str) -> None:
+    def make_newest(self, key: str) -> None:
         """Make a key the newest again."""
         self.move_to_end(key)
 
@@ -1099,15 +1099,15 @@ class Vault:
 
     def replace(self, path: Path, content: bytes) -> None:
         """Replace a file of the Vault atomically, on the disk when this returns; raise OSError where that fails."""
-        new = self.folder_of(path).with_suffix(".new")
+        new = self.with_folder(path).with_suffix(".new")
         with new.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
 
-    def folder_of(self, path: Path) -> Path:
-        """Make the folder of a file that is to be written, and return the file's path.
+    def with_folder(self, path: Path) -> Path:
+        """Return the path of a file that is to be written, after making its folder.
 
         Raises OSError where the Vault's drive is gone, or else a new Vault would be begun in its place, and VaultError
         where another exporter may write here.
@@ -1173,20 +1173,20 @@ class Vault:
 
 
 class GapsFile:
-    """An instrument's gaps file: a line is there before the trades after it are stored, and is kept true."""
+    """An instrument's gaps file: it names a gap before the trades after it are stored, and is kept true."""
 
     def __init__(self, vault: Vault, inst_id: str) -> None:
         self._vault = vault
         self._inst_id = inst_id
         self._path = vault.gaps_path(inst_id)
         self._gaps: list[Gap] = []
-        self._invalid: list[bytes] = []  # lines that say nothing; they stay, for a person to look at
-        self._replace = False  # the file says more than what is missing now
+        self._invalid: list[bytes] = []  # lines that Gap.parse refuses; they stay, for a person to look at
+        self._outdated = False  # the file names ids that are stored meanwhile, or on record otherwise
 
     def recover(self) -> None:
         """Cut off a torn end and read the file; raise OSError where that fails."""
         lines: list[bytes] = []
-        if self._vault.folder_of(self._path).exists():
+        if self._vault.with_folder(self._path).exists():
             cut_torn_end(self._path)
             lines = self._path.read_bytes().splitlines(keepends=True)
         self._gaps = self._vault.gaps(self._inst_id)
@@ -1197,7 +1197,7 @@ class GapsFile:
     def add(self, gaps: list[Gap]) -> None:
         """Put gaps on record, on the disk when this returns; raise OSError where that fails."""
         recorded_utc = utc_now()
-        with self._vault.folder_of(self._path).open("ab") as file:
+        with self._vault.with_folder(self._path).open("ab") as file:
             file.writelines(gap.line(self._inst_id, recorded_utc) for gap in gaps)
             file.flush()
             os.fsync(file.fileno())
@@ -1216,28 +1216,28 @@ class GapsFile:
         return [gap for gap in self._gaps if gap.reason == reason]
 
     def clear(self, reasons: set[str], low: Boundary, high: Boundary) -> None:
-        """Take ids that are stored, or on record otherwise, out of the gaps with these reasons."""
+        """Take ids that are stored, or on record otherwise, out of the gaps with these reasons, and save."""
         left = cut_from_gaps(self._gaps, reasons, low, high)
         if left != self._gaps:
-            self._gaps, self._replace = merge_gaps(left), True
+            self._gaps, self._outdated = merge_gaps(left), True
         self.save()
 
-    def ask_again(self, low: int, high: int = 1 << 64) -> None:
-        """Take these ids out of the gaps that were decided on: what was to be stored after them is lost in a crash.
+    def reopen(self, low: int, high: int = 1 << 64) -> None:
+        """Take these ids off the record where they are not `start` or `pending`: they are fetched again.
 
-        They are asked for again, and may be stored or decided on otherwise.
+        They went on record before a crash or a failed write, but the trades after them are not stored.
         """
         self.clear({"absent", "unrepaired", "horizon"}, Boundary(low, ""), Boundary(high, ""))
 
     def save(self) -> None:
-        """Make the file say what is missing now, if it does not; where that fails the next call tries again."""
-        if not self._replace:
+        """Replace the file if it is outdated; where that fails the next call tries again."""
+        if not self._outdated:
             return
         recorded_utc = utc_now()
         lines = self._invalid + [gap.line(self._inst_id, recorded_utc) for gap in self._gaps]
         with contextlib.suppress(OSError):  # Windows, while a reader has the file open
             self._vault.replace(self._path, b"".join(lines))
-            self._replace = False
+            self._outdated = False
 
 
 class TradeFiles:
@@ -1345,7 +1345,7 @@ class TradeFiles:
         """Return the highest stored trade with a lower id, or NOTHING."""
         return max((end for end in self._ends.values() if end.trade_id < before), default=NOTHING)
 
-    def live_edge(self) -> Boundary:
+    def live_end(self) -> Boundary:
         """Return the trade after which live capture continues: the highest stored or pending one, or NOTHING."""
         pending = [Boundary(gap.before_id - 1, gap.before_utc) for gap in self.gaps.pending()]
         return max([self.highest(), *pending], key=attrgetter("trade_id"))
@@ -1403,7 +1403,7 @@ class TradeWriter:
         self._file_day = ""
         self._day = self._second = ""  # of the newest line
         self._unfit = False  # trades of this day do not fit
-        self._crossing = False  # a later day has lower ids: trades of this day fit for a second around midnight only
+        self._judge_each_second = False  # a later day has lower ids, so that trades fit only close to midnight
         self._lines: list[str] = []  # of the day, not yet in the file
         self._newest: Trade | None = None  # of these lines
         self._unsynced = False
@@ -1424,10 +1424,10 @@ class TradeWriter:
                     self._files.gaps.add(gaps)
                 continue
             second = utc_second(item.ts[:10])
-            if second is not self._second:
+            if second is not self._second:  # utc_second caches: the same second is the same object
                 self._second = second
-                if second[:10] != self._day or self._crossing:
-                    self._turn_day(second[:10], item)
+                if second[:10] != self._day or self._judge_each_second:
+                    self._judge_day(second[:10], item)
             if self._unfit:
                 self._on_unfit(item)
                 continue
@@ -1436,10 +1436,11 @@ class TradeWriter:
         if len(self._lines) >= FLUSH_LINES:
             self.flush()
 
-    def _turn_day(self, day: str, trade: Trade) -> None:
+    def _judge_day(self, day: str, trade: Trade) -> None:
+        """Find out whether this trade and those after it fit their day's file."""
         self.flush()
         self._unfit = not self._fits(day, trade)
-        self._crossing = self._files.highest_later(day, trade) != NOTHING
+        self._judge_each_second = self._files.highest_later(day, trade) != NOTHING
         self._day = day
         if not self._unfit:
             self._on_day(day)
@@ -1453,7 +1454,7 @@ class TradeWriter:
         self._files.vault.check_lock()
         if self._file is None or self._day != self._file_day:
             self.close_file()
-            path = self._files.vault.folder_of(self._files.path(self._day))
+            path = self._files.vault.with_folder(self._files.path(self._day))
             self._file_day, self._file = self._day, path.open("ab", buffering=0)  # sync looks at them in this order
         done = 0
         try:
@@ -1504,12 +1505,12 @@ class TradeWriter:
     def abandon(self) -> None:
         """Drop what is buffered and close the file as it is, after a failed write."""
         self._lines.clear()
-        self.turn_anew()
+        self.forget_day()
         with contextlib.suppress(OSError):
             self.close_file(sync=False)
 
-    def turn_anew(self) -> None:
-        """Take the next trade for the first of its day: whether that fits is judged again. Nothing may be buffered."""
+    def forget_day(self) -> None:
+        """Judge anew whether the next trade fits its day's file. Nothing may be buffered."""
         self._day = self._second = ""
 
 
@@ -2329,8 +2330,8 @@ class DayStartSearch:
         return self._evidence.proves(claim, monotonic())
 
 
-class Progress:
-    """What the log says of a live repair, from the first request on."""
+class RepairProgress:
+    """Logs how far a live repair is, from the first request on."""
 
     def __init__(self, inst_id: str, sequence: Sequence, throttle: LogThrottle) -> None:
         self._inst_id = inst_id
@@ -2342,7 +2343,7 @@ class Progress:
             log.warning("Gap found", **self._ids, missing=sum(high - low + 1 for low, high in ranges))
 
     def log(self, fetched: int) -> None:
-        """Say how far it is, every PROGRESS_S; `fetched` trades are stored."""
+        """Log how far it is, every PROGRESS_S; `fetched` trades are stored."""
         now = monotonic()
         if now - self._logged_at >= PROGRESS_S and self._sequence.open:
             self._logged_at = now
@@ -2353,7 +2354,7 @@ class Progress:
             log.info(f"Backfill {self._inst_id} {share:.0%}", fetched=fetched, missing=missing, eta=str(eta))
 
     def end(self, fetched: int) -> None:
-        """Say that it is closed."""
+        """Log that nothing is missing any more."""
         log.info("Gap repaired", **self._ids, fetched=fetched, took=f"{monotonic() - self._began_at:.1f}s")
 
 
@@ -2375,19 +2376,19 @@ class LiveCapture(Protocol):
 
 
 class LiveRepair:
-    """Asks REST for what live capture lacks, round after round, until nothing is missing of the live trades' day."""
+    """Asks REST for what live capture lacks, page by page, until nothing is missing of the newest trade's day."""
 
     def __init__(self, inst_id: str, sequence: Sequence, services: Services, capture: LiveCapture) -> None:
         self._inst_id = inst_id
         self._sequence = sequence
         self._services = services
         self._capture = capture
-        self._begin()
+        self._start_over()
 
-    def _begin(self) -> None:
-        """Look at what is missing as if for the first time."""
+    def _start_over(self) -> None:
+        """Forget what was asked for: ids went on record, and what is missing now is another gap."""
         self._backfill = Backfill(self._inst_id, self._services, self._sequence, self._capture.store, self._refuse)
-        self._progress: Progress | None = None
+        self._progress: RepairProgress | None = None
 
     async def run(self) -> None:
         """Repair until nothing is missing or a write fails; raise BuildFailError where REST's rows stay bad."""
@@ -2403,7 +2404,7 @@ class LiveRepair:
                 elif patience.given_up or not left:
                     self._give_up()
                 else:
-                    with contextlib.suppress(TimeoutError):  # after a sleep of the PC it comes too early
+                    with contextlib.suppress(TimeoutError):  # `left` decides: a timeout also counts a sleep of the PC
                         async with asyncio.timeout(left):
                             await self._fetch(pages)
             if self._progress and not self._capture.failed:
@@ -2412,11 +2413,11 @@ class LiveRepair:
             patience.end(self._inst_id)
 
     async def _fetch(self, pages: list[int]) -> None:
-        """Find out where the day begins if more than the day is missing, or ask for pages."""
-        if self._reaches_past():
-            await self._find_day()
+        """Ask for pages; but first, where earlier days are missing too, leave those to history."""
+        if self._reaches_into_history():
+            await self._leave_past_to_history()
             return
-        self._progress = self._progress or Progress(self._inst_id, self._sequence, self._services.throttle)
+        self._progress = self._progress or RepairProgress(self._inst_id, self._sequence, self._services.throttle)
         if await self._backfill.ask(pages, lambda: self._sequence.open and not self._capture.failed):
             self._services.patience.helped(self._services.awake.now)
         self._progress.log(self._backfill.fetched)
@@ -2424,12 +2425,12 @@ class LiveRepair:
     def _midnight(self) -> str:
         return midnight_of(utc_day(self._sequence.known_ts))
 
-    def _reaches_past(self) -> bool:
-        """Tell whether what is missing reaches back over midnight for so long that it is history."""
+    def _reaches_into_history(self) -> bool:
+        """Tell whether what is missing begins over MIDNIGHT_S before the newest trade's day: history repairs that."""
         sequence = self._sequence
         return sequence.begin_unknown or int(sequence.ts or 0) < int(self._midnight()) - MIDNIGHT_S * 1000
 
-    async def _find_day(self) -> None:
+    async def _leave_past_to_history(self) -> None:
         """Leave to history what is missing before the day of the newest known trade."""
         sequence, midnight = self._sequence, self._midnight()
         search = DayStartSearch(self._inst_id, self._services.rest, utc_day(sequence.known_ts))
@@ -2439,7 +2440,7 @@ class LiveRepair:
         if start.first:
             self._services.patience.helped(self._services.awake.now)
             self._capture.leave_to_history(start.first.first, start.first.ts)
-            self._begin()
+            self._start_over()
         elif start.before and start.before.last >= sequence.known_id:  # the newest push had a wrong time, of tomorrow
             sequence.expect(sequence.known_id, start.before.ts)
 
@@ -2448,11 +2449,11 @@ class LiveRepair:
         sequence, settled = self._sequence, self._backfill.repair.settled
         if self._services.patience.give_up():
             self._services.spawn(self._probe(sequence.known_id, sequence.known_ts))
-        if sequence.ts < (midnight := self._midnight()) and self._reaches_past():
+        if sequence.ts < (midnight := self._midnight()) and self._reaches_into_history():
             first = next(((trade.first, trade.ts) for trade in sequence.waiting if trade.ts >= midnight), None)
             self._capture.leave_to_history(*(first or (sequence.known_id + 1, sequence.known_ts)))
         self._capture.store(sequence.put_on_record(settled, "unrepaired"))
-        self._begin()
+        self._start_over()
 
     async def _probe(self, trade_id: int, ts: str) -> None:
         """Keep asking REST until it shows a trade with this id or time, or later; then gaps are repaired again."""
@@ -2506,13 +2507,13 @@ class Recorder:
 
     def _go_on(self, keys: list[str]) -> None:
         """Continue after the highest stored or pending id; `keys`: newest dedup keys."""
-        end = self._files.live_edge()
+        end = self._files.live_end()
         if end == NOTHING and self._since not in {"", "now"}:  # not even the lowest id that is wanted is known
             self.sequence.restart(-1, midnight_of(self._since))
         else:
             self.sequence.restart(None if end == NOTHING else end.trade_id, milliseconds(end.time_utc))
         if self.sequence.next_id is not None:  # or else nothing is: files were moved away, and gaps tell of them
-            self._files.gaps.ask_again(end.trade_id + 1)
+            self._files.gaps.reopen(end.trade_id + 1)
         self._recent = RecentKeys(dict.fromkeys(keys))
         self.failed = False
 
@@ -2525,19 +2526,19 @@ class Recorder:
             self._services.clock.hold(trade, self.take)
             return
         if repeated:
-            self._recent.mark_seen(trade.key)
+            self._recent.make_newest(trade.key)
             self.sequence.skip(trade)
         elif self.failed:
             self.sequence.note(trade)
         else:
             self.store(self.sequence.offer(trade))
         if self._first_push:
-            self._end_first_push(trade)
+            self._on_first_push(trade)
         if self.sequence.open and not self._repairing and not self.failed:
             self._repair()
 
-    def _end_first_push(self, trade: Trade) -> None:
-        """Log the first push of this run; with --since now, what was missed before it goes on record."""
+    def _on_first_push(self, trade: Trade) -> None:
+        """Log the first push of this run; with --since now, put what was missed before it on record."""
         self._first_push = False
         log.info("First trade", instId=self.inst_id, trade_id=trade.trade_id, time=utc(trade.ts))
         if self._since == "now":
@@ -2669,19 +2670,19 @@ class ArchiveSource:
             self._archive = None
 
     def next_day(self, ts: str) -> date:
-        """Return the day of the archive that holds the trade after the one of the time `ts` (ms)."""
+        """Return the day of the archive to read next, where the last trade had the time `ts` (ms)."""
         return max(archive_day(ts), self._read_upto + timedelta(days=1))
 
     def bad_run(self, low: int, high: int) -> tuple[int, int]:
-        """Return first and last of the lowest of these ids in a row that have bad rows; (high + 1, high) for none."""
+        """Return first and last id of the lowest bad rows in a row from `low` to `high`; (high + 1, high) for none."""
         ids = self._bad_ids
         start = end = bisect.bisect_left(ids, low)
         while end < len(ids) and ids[end] <= high and ids[end] - ids[start] == end - start:
             end += 1
         return (ids[start], ids[end - 1]) if end > start else (high + 1, high)
 
-    def pass_over(self, day: date) -> None:
-        """Go on with the archive of the next day."""
+    def finish_day(self, day: date) -> None:
+        """Note that the archive of a day has nothing more for the range: the next day's comes next."""
         self._read_upto = day
 
     async def open(self, day: date) -> bool:
@@ -2719,7 +2720,7 @@ class ArchiveSource:
             return []
         batch = self._archive.trades()
         if batch is None:
-            self.pass_over(self._archive.day)
+            self.finish_day(self._archive.day)
             self.close()
             return []
         trades, bad = batch
@@ -2732,32 +2733,32 @@ class ArchiveSource:
 
 
 class RestReach:
-    """Finds out which of the missing ids REST does not reach back to: it serves two to three months."""
+    """Finds out how far back REST reaches: it serves two to three months."""
 
     def __init__(self, rest: Rest, inst_id: str) -> None:
-        self.begin = -1  # REST shows nothing below this id
+        self.lowest_id = -1  # REST shows nothing below it; -1: not known
         self._rest = rest
         self._inst_id = inst_id
         self._low, self._since = -1, 0.0  # the lowest missing id, and since when it is that
 
     async def look(self, low: int, high: int, newest: int) -> None:
-        """Find out where REST begins, if it was asked for ABSENT_S for the lowest missing ids, `low` to `high`.
+        """Find out `lowest_id`, once the ids `low` to `high` have been the lowest missing ones for ABSENT_S.
 
         A REST that shows the id `newest` works.
         """
         if low != self._low:
             self._low, self._since = low, monotonic()
-        if high < self.begin or monotonic() - self._since <= ABSENT_S:
+        if high < self.lowest_id or monotonic() - self._since <= ABSENT_S:
             return
         lowest = await lowest_trade(self._rest, self._inst_id, newest)
         if lowest and lowest.last > low and await self._shows_nothing_below(lowest.last, newest):
-            self.begin = lowest.last
+            self.lowest_id = lowest.last
         self._since = monotonic()
 
     async def _shows_nothing_below(self, begin: int, newest: int) -> bool:
         """Ask REST ABSENT_ANSWERS times over ABSENT_S whether it shows any id below `begin`.
 
-        Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
+        Each time it has to show the id `newest` as well: an answer of a REST that is broken proves nothing.
         """
         for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
             rows = parse_rows(self._inst_id, await self._rest.page_below(self._inst_id, begin))[0]
@@ -2792,7 +2793,7 @@ class RangeFill:
         self._newest = newest
         self._store = store
         self._end_ts = milliseconds(gap.before_utc) or newest()[1]
-        self._floor_ts = milliseconds(gap.after_utc)  # where the range has no lower id: what is older is not wanted
+        self._since_ts = milliseconds(gap.after_utc)  # older trades are not wanted, where `after_id` is None
         self._backfill = Backfill(files.inst_id, services, self._sequence, store, self._on_bad_row, background=True)
         self._reach = RestReach(services.rest, files.inst_id)
 
@@ -2801,18 +2802,18 @@ class RangeFill:
         """Tell whether all of the range is stored or on record."""
         return self._sequence.next_id is not None and self._sequence.next_id >= self._end
 
-    async def find_lower_edge(self) -> None:
+    async def find_begin(self) -> None:
         """Find out where the range begins: after what is stored of it, or with the first trade of a day."""
         gap = self._gap
         stored = self._files.highest(before=gap.before_id)  # may lie below the range, where a line was lost
         if stored != NOTHING or gap.after_id is not None:
-            edge = stored if stored != NOTHING else Boundary(gap.first - 1, gap.after_utc)
-            self._sequence.restart(edge.trade_id, milliseconds(edge.time_utc) or self._end_ts)
-            self._files.gaps.ask_again(edge.trade_id + 1, gap.before_id - 1)
+            before = stored if stored != NOTHING else Boundary(gap.first - 1, gap.after_utc)
+            self._sequence.restart(before.trade_id, milliseconds(before.time_utc) or self._end_ts)
+            self._files.gaps.reopen(before.trade_id + 1, gap.before_id - 1)
             return
-        self._sequence.restart(-1, self._floor_ts)
-        self._files.gaps.ask_again(0, gap.before_id - 1)
-        search = DayStartSearch(self._files.inst_id, self._services.rest, utc_day(self._floor_ts))
+        self._sequence.restart(-1, self._since_ts)
+        self._files.gaps.reopen(0, gap.before_id - 1)
+        search = DayStartSearch(self._files.inst_id, self._services.rest, utc_day(self._since_ts))
         start = await search.find(max(self._newest()[0], self._end))  # there may have been no push yet
         if start.before and start.first:
             self._begin_with(start.first)
@@ -2824,7 +2825,7 @@ class RangeFill:
         else:
             await self._take_pages()
         decided: list[Trade | Gap] = []  # stored together: each gap on record costs an fsync
-        while (missing := next(self._sequence.missing(), None)) and missing[1] < self._reach.begin:
+        while (missing := next(self._sequence.missing(), None)) and missing[1] < self._reach.lowest_id:
             items = self._decide(*missing)
             if items is None:
                 break
@@ -2832,18 +2833,18 @@ class RangeFill:
         self._store(decided)
 
     def _begin_with(self, trade: Trade) -> None:
-        """Let the range, whose lower edge was not known, begin with this trade."""
+        """Let the range, whose begin was not known, begin with this trade."""
         since = self._gap.after_utc
         reason, after_utc = ("horizon", since) if self._begins_late(trade) else ("start", "")
         self._files.gaps.add([Gap(reason, None, trade.first, after_utc, utc(trade.ts))])
         self._files.gaps.clear({"pending"}, Boundary(0, ""), Boundary(trade.first - 1, since))
-        self._sequence.restart(trade.first - 1, self._floor_ts)
+        self._sequence.restart(trade.first - 1, self._since_ts)
 
     def _begins_late(self, trade: Trade) -> bool:
-        """Tell whether OKX once had trades between where the range is to begin and this one, its first to be had."""
-        if archive_day(self._floor_ts) in self._source.gone and begins_archive(trade):
+        """Tell whether OKX once had trades of the range before this one, the first that it still has."""
+        if archive_day(self._since_ts) in self._source.gone and begins_archive(trade):
             return True
-        return utc_day(trade.ts) > utc_day(self._floor_ts)
+        return utc_day(trade.ts) > utc_day(self._since_ts)
 
     async def _take_archive(self) -> bool:
         """Offer a batch of an archive to the sequence; return False where REST is to be asked instead."""
@@ -2851,15 +2852,15 @@ class RangeFill:
         low = sequence.next_id or 0
         if not source.is_open:
             day = source.next_day(sequence.ts)
-            if low >= self._reach.begin and (self._end - low <= ARCHIVE_IDS or sequence.waiting):
+            if low >= self._reach.lowest_id and (self._end - low <= ARCHIVE_IDS or sequence.waiting):
                 return False
             if day > archive_day(self._end_ts) or not await source.open(day):
                 return False
-            sequence.expect(low - 1, sequence.ts)  # from now on what it lists
-        if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2:  # what it does not list is asked of REST first
+            sequence.expect(low - 1, sequence.ts)  # nothing but what this archive lists, as it is read
+        if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2:  # first REST is asked for what it does not list
             return False
         trades = [trade for trade in source.read() if low <= trade.first < self._end]
-        if sequence.begin_unknown and (trades := [trade for trade in trades if trade.ts >= self._floor_ts]):
+        if sequence.begin_unknown and (trades := [trade for trade in trades if trade.ts >= self._since_ts]):
             self._begin_with(trades[0])
         self._store([item for trade in trades for item in sequence.offer(trade)])
         return True
@@ -2868,7 +2869,7 @@ class RangeFill:
         """Ask REST for what is missing, and find out where it does not reach."""
         sequence, source = self._sequence, self._source
         low = sequence.next_id or 0
-        if not source.is_open:  # only what archives left out, where that is missing
+        if not source.is_open:  # first what archives left out between their ids, then all up to the end of the range
             upto = source.listed[1] if low < source.listed[1] else self._end - 1
             sequence.expect(min(upto, self._end - 1), self._end_ts)
         pages = self._backfill.repair.next_pages(monotonic())
@@ -2881,7 +2882,10 @@ class RangeFill:
                     await self._reach.look(*missing, max(self._newest()[0], self._end - 1))
 
     def _decide(self, low: int, high: int) -> list[Trade | Gap] | None:
-        """Decide about the lowest missing ids, which REST does not reach; return what is to be stored, None to wait."""
+        """Put the lowest missing ids, which REST does not reach, on record if no archive can still have them.
+
+        Returns what is to be stored, or None where an archive may come: then they go on missing.
+        """
         sequence, source = self._sequence, self._source
         if source.listed[0] < low and high < source.listed[1]:  # what an archive does not list there never existed
             bad, last_bad = source.bad_run(low, high)
@@ -2899,7 +2903,7 @@ class RangeFill:
                 log.info(what, instId=self._files.inst_id, day=str(day))
             return None
         if not source.is_open and day < last_day:  # a later archive shows how far the missing ids go
-            source.pass_over(day)
+            source.finish_day(day)
             return None
         if first:
             self._begin_with(first)
@@ -2916,7 +2920,7 @@ class RangeFill:
 
 
 class HistoryProgress:
-    """What the log says of an instrument's history: what is pending, each finished day, how long it takes."""
+    """Logs an instrument's history: what is pending, each finished day, how long it takes."""
 
     def __init__(self, files: TradeFiles) -> None:
         self._inst_id = files.inst_id
@@ -2925,7 +2929,7 @@ class HistoryProgress:
         self._days = self._stored = 0  # finished, and trades, since `begin`
 
     def pending_ids(self) -> int:
-        """Return how many ids are pending; those of a range without a lower edge are not known and not counted."""
+        """Return how many ids are pending, but for ranges whose begin is not known."""
         ranges = [gap for gap in self._files.gaps.pending() if gap.after_id is not None]
         return sum(gap.before_id - max(gap.first, self._files.highest(gap.before_id).trade_id + 1) for gap in ranges)
 
@@ -2967,7 +2971,7 @@ class HistoryProgress:
         return str(timedelta(seconds=round(pending / rate))) if rate else "unknown"
 
 
-def fetch_since(files: TradeFiles, day: str) -> None:
+def make_pending_since(files: TradeFiles, day: str) -> None:
     """Put on record as pending what lies before the first stored day, back to `day`; raise OSError.
 
     Nothing changes where that day is stored, pending or on record as no longer to be had.
@@ -2981,7 +2985,7 @@ def fetch_since(files: TradeFiles, day: str) -> None:
         Boundary(gap.before_id, gap.before_utc) if gap.after_id is None else Boundary(gap.first, gap.after_utc)
         for gap in gaps.of("pending")
     ]
-    if first:  # not its line's id, if it can be: that line may hold several; lower starts are of removed files
+    if first:  # the line shows only its last id, its `start` gap the first one; lower starts are of removed files
         starts = (Boundary(gap.before_id, gap.before_utc) for gap in gaps.of("start") if gap.after_id is None)
         edges.append(max((start for start in starts if start.trade_id <= first.trade_id), default=first))
     if edges:
@@ -3037,14 +3041,14 @@ class History:
                 await self._files.until_writable(self._services.throttle, exc)
 
     async def _fill_range(self, gap: Gap) -> None:
-        self.writer.turn_anew()  # what did not fit may have been of the day that this range begins with
+        self.writer.forget_day()  # trades of the last range did not fit, perhaps; those of this one may
         self._day = ""
         self._unfit.clear()
         with contextlib.closing(ArchiveSource(self._archives, self._instrument)) as source:
             fill = RangeFill(gap, self._files, self._services, source, self._newest, self._store)
-            await fill.find_lower_edge()
+            await fill.find_begin()
             while not fill.done and not self._is_blocked():
-                await self._may_go_on()
+                await self._give_way()
                 await fill.step()
         self._end_day()
         before = self._unfit[0].first if self._unfit else gap.before_id
@@ -3054,7 +3058,7 @@ class History:
             self._put_end_on_record(gap._replace(reason="unrepaired", after_id=end.trade_id, after_utc=end.time_utc))
 
     def _is_blocked(self) -> bool:
-        """Tell whether trades don't fit since their day's file has later ones, and not since times cross."""
+        """Tell whether trades don't fit because their day's file has later ones, not just since times cross."""
         later = (trade for trade in self._unfit if self._files.end_of(utc_day(trade.ts)).trade_id >= trade.first)
         return any(int(trade.ts) % 86_400_000 >= CROSSING_S * 1000 for trade in later)
 
@@ -3065,8 +3069,8 @@ class History:
             gaps.add([gap])
         gaps.clear({"pending"}, Boundary(gap.first, ""), Boundary(gap.before_id - 1, ""))
 
-    async def _may_go_on(self) -> None:
-        """Wait while a live gap is being repaired, or the disk is nearly full; raise OSError where it fails."""
+    async def _give_way(self) -> None:
+        """Wait while a live gap is being repaired, or the disk is nearly full; raise the OSError of a failed fsync."""
         if self._failure:
             failure, self._failure = self._failure, None
             raise failure
@@ -3465,7 +3469,7 @@ class Verdict(NamedTuple):
     def save(self, vault: Vault) -> None:
         """Append it to the audit file, on the disk when this returns; raise OSError or VaultError."""
         values = map(str, (utc_now(), *self))
-        path = vault.folder_of(vault.audit_path(self.inst_id))
+        path = vault.with_folder(vault.audit_path(self.inst_id))
         if path.exists():
             cut_torn_end(path)
         with path.open("ab") as file:
@@ -3742,7 +3746,7 @@ class InstrumentCapture:
             if (verdicts := vault.audit_path(self.inst_id)).exists():
                 cut_torn_end(verdicts)
             if since not in {"", "now"}:
-                fetch_since(self._files, since)
+                make_pending_since(self._files, since)
         except OSError as exc:
             raise unusable(vault.root, exc) from exc
         last = self.recorder.sequence.last

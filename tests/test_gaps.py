@@ -78,7 +78,7 @@ def test_what_is_no_line_of_a_gap_says_nothing(good: bytes, bad: bytes) -> None:
 def test_lines_that_say_nothing_stay_when_the_file_is_replaced(tmp_path: Path) -> None:
     vault = Vault(tmp_path)
     vault.lock()
-    path = vault.folder_of(vault.gaps_path(INST_ID))
+    path = vault.with_folder(vault.gaps_path(INST_ID))
     pending = Gap("pending", 10, 50, "", NOW)
     path.write_bytes(b"a note\n" + pending.line(INST_ID, NOW))
     gaps = GapsFile(vault, INST_ID)
