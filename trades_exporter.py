@@ -932,7 +932,7 @@ class Patience:
 
     def trust_again(self, now: float) -> None:
         """Note that the probe was answered with what was missed."""
-        self.given_up, self._helped_at = False, now
+        self.given_up, self._helped_at, self._probed_at = False, now, -1.0
 
 
 # ------------------------------------------------------------------------------------------------------------- vault

@@ -4,7 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from test_sequence import INST_ID, ids_of
@@ -136,7 +136,11 @@ STEPS = st.lists(
 )
 
 
+SECOND_OUTAGE = ["begin", "give up", "probe fails", "probe works", "give up"]
+
+
 @given(steps=STEPS)
+@example(steps=[(what, "BTC", 1800.0) for what in SECOND_OUTAGE])
 @settings(max_examples=400, deadline=None, derandomize=True)
 def test_rest_is_given_up_after_half_an_hour_without_help_and_trusted_again_after_a_probe(
     steps: list[tuple[str, str, float]],
