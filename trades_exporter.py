@@ -892,7 +892,7 @@ class Patience:
         self.given_up = False
         self._repairs: set[str] = set()  # instruments
         self._helped_at = 0.0
-        self._probed_at = -1.0  # when the last probe that failed began
+        self._probed_at = -1.0  # when the last probe that failed began, since REST was given up
 
     @property
     def repairing(self) -> bool:
@@ -906,7 +906,7 @@ class Patience:
         self._repairs.add(inst_id)
 
     def end(self, inst_id: str) -> None:
-        """Note that it does not any more."""
+        """Note that an instrument does not need REST any more."""
         self._repairs.discard(inst_id)
 
     def helped(self, now: float) -> None:
@@ -918,7 +918,7 @@ class Patience:
         return max(0.0, self._helped_at + UNREPAIRED_S - now)
 
     def give_up(self) -> bool:
-        """Give REST up; tell whether it was not given up before: then it is to be probed."""
+        """Give REST up; return whether that is new: then it is to be probed."""
         was_given_up, self.given_up = self.given_up, True
         return not was_given_up
 
@@ -926,9 +926,9 @@ class Patience:
         """Note that REST, asked at this time, did not help."""
         self._probed_at = began_at
 
-    def has_failed_since(self, found_at: float) -> bool:
-        """Tell whether a gap that was found at this time may go on record at once."""
-        return self.given_up and self._probed_at >= found_at
+    def probe_failed_since(self, found_at: float) -> bool:
+        """Tell whether, since REST was given up, a probe failed that began after this time."""
+        return self._probed_at >= found_at
 
     def trust_again(self, now: float) -> None:
         """Note that the probe was answered with what was missed."""
@@ -2399,7 +2399,7 @@ class LiveRepair:
             while sequence.open and not self._capture.failed:
                 pages = self._backfill.repair.next_pages(monotonic())
                 left = patience.left(awake.now)
-                if not pages or (patience.given_up and not patience.has_failed_since(found_at)):
+                if not pages or (patience.given_up and not patience.probe_failed_since(found_at)):
                     await asyncio.sleep(POLL_S)
                 elif patience.given_up or not left:
                     self._give_up()

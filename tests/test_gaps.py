@@ -177,7 +177,7 @@ def test_rest_is_given_up_after_half_an_hour_without_help_and_trusted_again_afte
         assert patience.repairing is bool(repairing)
         assert patience.given_up is given_up
         for found_at in repairing.values():
-            assert patience.has_failed_since(found_at) is any(began >= found_at for began in failed_probes)
+            assert patience.probe_failed_since(found_at) is any(began >= found_at for began in failed_probes)
         if repairing and not given_up:
             assert patience.left(now) == max(0.0, UNREPAIRED_S - (now - waits_since))
 
