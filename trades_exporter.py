@@ -70,9 +70,8 @@ from time import monotonic
 from typing import Any, BinaryIO, NamedTuple, NoReturn, Protocol, Self, cast
 from urllib.parse import urlsplit
 
-os.environ.pop(
-    "SSLKEYLOGFILE", None
-)  # virus scanners set it; where that file can't be written, importing aiohttp fails
+# virus scanners set it; where that file can't be written, importing aiohttp fails
+os.environ.pop("SSLKEYLOGFILE", None)
 
 import aiohttp
 import orjson
@@ -110,9 +109,9 @@ LINE_BYTES = 250  # of a record, about
 ROUND_PAGES = 20  # pages asked for at a time: two seconds of OKX's rate limit
 ASK_AGAIN_S = (0.25, 3.75)  # first and longest pause before ids that an answer lacked are asked for again
 ABSENT_ANSWERS, ABSENT_S = 5, 15.0  # answers, and time between the first and the last, that prove an id absent
-UNREPAIRED_S = 1800.0  # without an answer of REST that helped: gaps go on record, and capture goes on
+UNREPAIRED_S = 1800.0  # without an answer of REST that helped: what is missing goes on record
 BAD_ROW_S = 15.0  # a bad row from REST is asked for again for this long, before it is believed
-MIDNIGHT_S = 900.0  # a gap that begins earlier than this before midnight is left to history; a day has begun by then
+MIDNIGHT_S = 900.0  # a gap that begins more than this before midnight is history; a day has a trade within it
 CROSSING_S = 1.0  # at midnight, times of neighbouring trades may cross by this much
 CLOCK_SLOW_S = 60.0  # a stored trade further ahead of this PC's clock than this had a wrong time
 
@@ -139,7 +138,7 @@ TORN_BYTES = 64 << 20  # the longest torn end that is believed to be one
 REST_TIMEOUT_S = 10.0  # one request, from connecting to the last byte
 REST_BODY_BYTES = 16 << 20  # the longest answer that is read; real ones stay below 1 MB
 REST_WINDOW_S = 2.08  # OKX counts requests per 2 s; the rest is for the jitter of the network
-LATE_TURN_S = 0.05  # a request that is later than its turn by this much gets a new turn
+LATE_TURN_S = 0.05  # a request that misses its turn by this much gets a new one
 REST_LIMITS = {  # requests in that time and per IP
     "/api/v5/public/instruments": 20,
     "/api/v5/public/time": 10,
@@ -467,7 +466,7 @@ class Gap(NamedTuple):
 
 
 class Boundary(NamedTuple):
-    """An edge of an id range: a trade's id and its time (ISO, or empty)."""
+    """Where a range of ids or a file ends: a trade's id and its time (ISO, or empty)."""
 
     trade_id: int
     time_utc: str
@@ -493,8 +492,8 @@ def cut_from_gaps(gaps: Iterable[Gap], reasons: set[str], low: Boundary, high: B
 def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
     """Join gaps that have the same reason and overlap or touch; return all by id.
 
-    `start` gaps stay: each says where a record begins. So do pending ones that only touch: of the second part may be
-    stored, and the highest stored id inside a pending range is where it goes on.
+    `start` gaps stay: each says where a record begins. So do pending ones that only touch: history goes on after the
+    highest stored id inside a range, which would jump over what is missing of the first if the second is partly stored.
     """
     out: list[Gap] = []
     for gap in sorted(gaps, key=lambda gap: (gap.reason, gap.first, gap.after_utc, gap.before_id)):
@@ -507,18 +506,15 @@ def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
     return sorted(out, key=lambda gap: (gap.first, gap.before_id))
 
 
-first_id = attrgetter("first")
-
-
 class FallenIds:
     """Notices that OKX counts anew: FALLEN_PUSHES in a row have newer times than what is stored, and no higher ids."""
 
     def __init__(self) -> None:
         self._pushes = 0  # in a row
-        self._stored = -1  # the last stored id then
+        self._stored = -1  # the last stored id, at the last push
 
     def add(self, trade: Trade, stored: int, ts: str) -> None:
-        """Look at a push that is skipped; `stored` and `ts` (ms) are of the last line. Raises BuildFailError."""
+        """Count a skipped push if its id fell; `stored` and `ts` (ms) are of the last line. Raises BuildFailError."""
         fell = not trade.fetched and trade.last <= stored and trade.ts > ts
         self._pushes = self._pushes + 1 if fell and stored == self._stored else int(fell)
         self._stored = stored
@@ -530,8 +526,11 @@ class FallenIds:
             )
 
     def clear(self) -> None:
-        """Look at a push that waits: it breaks the row."""
+        """Count from nought: a push with a higher id came."""
         self._pushes = 0
+
+
+first_id = attrgetter("first")
 
 
 def insert_by_id(waiting: list[Trade], trade: Trade) -> bool:
@@ -562,7 +561,7 @@ class Sequence:
 
     def __init__(self, limit: int = WAITING_TRADES) -> None:
         self.next_id: int | None = None  # the id that continues the file; None: nothing is stored
-        self.ts = ""  # of the last stored trade, ms
+        self.ts = ""  # of the last stored trade, or given to `restart` or `continue_at`, ms
         self.known_id, self.known_ts = -1, ""  # the highest id known to exist, and its time, ms
         self.waiting: list[Trade] = []  # by id, without overlaps
         self.skipped = 0  # duplicates
@@ -572,7 +571,7 @@ class Sequence:
         self._may_overlap = True  # the file's end may hold single trades that a push of the same millisecond repeats
 
     def restart(self, last: int | None, ts: str) -> None:
-        """Continue after the stored trade `last` of the time `ts` (ms). What is known above it will be fetched."""
+        """Continue after the trade `last` of the time `ts` (ms); None: nothing is stored; -1: see `begin_unknown`."""
         if self.last is not None and self.last > self.known_id:
             self.known_id, self.known_ts = self.last, self.ts
         self.next_id, self.ts, self._may_overlap = None if last is None else last + 1, ts, True
@@ -586,12 +585,12 @@ class Sequence:
 
     @property
     def begin_unknown(self) -> bool:
-        """Tell whether nothing is stored, and the lowest id that is wanted is not known yet (restart with -1)."""
+        """Tell whether nothing is stored, and the lowest id that is wanted is not known yet."""
         return self.next_id == 0
 
     @property
     def open(self) -> bool:
-        """Tell whether ids are known that can't be written yet."""
+        """Tell whether ids known to exist are neither stored nor on record: some may wait, the others are missing."""
         return self.next_id is not None and self.known_id >= self.next_id
 
     def offer(self, trade: Trade) -> Iterable[Trade | Gap]:
@@ -606,7 +605,7 @@ class Sequence:
             self.skip(trade)
             return ()
         self.note(trade)
-        if trade.first == self.next_id and self._can_append(trade) and self.waiting[0].first > trade.last:
+        if trade.first == self.next_id and self._can_append(trade) and self.waiting[0].first > trade.last:  # some wait
             self._store(trade)
             return [trade, *self._waited()]
         if trade.first >= self.next_id:
@@ -614,7 +613,7 @@ class Sequence:
         return self._waited()
 
     def note(self, trade: Trade) -> None:
-        """Know that a trade exists, whatever becomes of it."""
+        """Remember that a trade exists, whether it is stored or not."""
         self._fallen.clear()
         if trade.last > self.known_id:
             self.known_id, self.known_ts = trade.last, trade.ts
@@ -625,14 +624,14 @@ class Sequence:
         self._fallen.add(trade, self._stored, self.ts)
 
     def expect(self, last: int, ts: str) -> None:
-        """Declare that the ids up to `last`, of the time `ts` (ms), are wanted, and none above: those don't wait."""
+        """Take `last`, of the time `ts` (ms), for the highest id known to exist, and drop what waits above it."""
         self.known_id, self.known_ts = last, ts
         self.waiting = [trade for trade in self.waiting if trade.last <= last]
 
     def continue_at(self, first: int, ts: str) -> list[Trade | Gap]:
-        """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest.
+        """Leave the ids below `first`, of the time `ts` (ms), to others; return what is to be stored now.
 
-        Where late pushes have gone further meanwhile, or the last one's time was wrong, it never goes back.
+        It never goes back: late pushes may have filled the gap meanwhile, or the last one's time was wrong.
         """
         first = max(first, self.next_id or 0)
         self.next_id, self.ts, self._may_overlap = first, ts, True
@@ -640,7 +639,7 @@ class Sequence:
         return self._waited()
 
     def missing(self) -> Iterator[tuple[int, int]]:
-        """Yield the ranges of ids that were passed over, or are known to exist, and are not here; lowest first."""
+        """Yield the ranges of missing ids, lowest first: those from `next_id` to `known_id` that don't wait."""
         if self.next_id is None:
             return
         low = self.next_id
@@ -707,9 +706,9 @@ class Sequence:
 
 
 class Evidence:
-    """Counts answers of REST that show the same thing; it is believed of ABSENT_ANSWERS over ABSENT_S or more.
+    """Counts answers of REST that show the same thing, a claim; ABSENT_ANSWERS over ABSENT_S or more prove it.
 
-    A claim is anything that can be compared; `now` is any clock that only rises, s.
+    A claim is anything hashable; `now` is any clock that only rises, s.
     """
 
     def __init__(self) -> None:
@@ -721,7 +720,7 @@ class Evidence:
         self._answers[claim] = answers + 1, since
 
     def proves(self, claim: Hashable, now: float) -> bool:
-        """Tell whether this is to be believed."""
+        """Tell whether enough answers showed this, for long enough."""
         answers, since = self._answers.get(claim, (0, now))
         return answers >= ABSENT_ANSWERS and now - since >= ABSENT_S
 
@@ -729,13 +728,13 @@ class Evidence:
 class HoleSearch:
     """Finds the lowest id that exists at or above `low`, where `high` exists and REST shows nothing near `low`.
 
-    It looks below `high` first, then eight times as far down each time, then halfway: a jump of the ids by a thousand
-    million takes about ten requests.
+    It asks for the page that ends with `high`, then eight times as far below it each time, then halfway: a jump of the
+    ids by a thousand million takes about ten requests.
     """
 
     def __init__(self, low: int, high: int) -> None:
-        self.low, self.high = low, high  # REST shows nothing from `low` to where it was asked; `high` exists
-        self._step = PAGE
+        self.low, self.high = low, high  # the lowest id at or above `low` is in between; it may be `high`
+        self._step = PAGE  # how far below `high` it asks; PAGE: for `high` itself
 
     def address(self) -> int:
         """Return the `after` of the page to ask for."""
@@ -744,7 +743,7 @@ class HoleSearch:
         return max(self.high - self._step, (self.low + self.high + 1) // 2)
 
     def learn(self, after: int, ids: list[int]) -> str:
-        """Take the ids, ascending, of that page; return found, lost (REST does not even show `high`) or going on."""
+        """Take that page's ids, ascending; return found (`high` is it), lost (`high` is not shown) or going on."""
         above = [trade_id for trade_id in ids if trade_id >= self.low]
         if not above and self._step == PAGE:
             return "lost"
@@ -777,7 +776,7 @@ class Repair:
         self._seen: collections.deque[tuple[float, int]] = collections.deque()  # the highest known id, at times
         self._asked_upto = -1  # ids up to this have been asked for
         self._pages = 1  # new ones in a round; grows with success, so that a jump of the ids costs few requests
-        self._new_at = self._again_at = now  # not before
+        self._new_at = self._again_at = now  # no new pages before, and none asked for again
         self._pause = ASK_AGAIN_S[0]
         self._search: HoleSearch | None = None
         self._absent = Evidence()  # of missing ranges
@@ -814,7 +813,7 @@ class Repair:
             if low > self.settled:
                 break
             if low == self.sequence.next_id and low > self._asked_upto:
-                room = max(room, 1)  # all that waits needs this page
+                room = max(room, 1)  # nothing that waits can be written before this page
             while self._asked_upto < high and len(pages) < room:
                 pages.append(max(low, self._asked_upto + 1) + PAGE)
                 self._asked_upto = pages[-1] - 1
@@ -824,7 +823,7 @@ class Repair:
 
     def learn(self, after: int, rows: list[Trade], now: float) -> Learned:
         """Take the answer to a page, by id."""
-        rows = [row for row in rows if row.last < after]  # beyond its reach REST was seen to answer with newer trades
+        rows = [row for row in rows if row.last < after]  # for ids that are too old REST may answer with the newest
         items: list[Trade | Gap] = []
         helped = False
         for row in rows:
@@ -854,7 +853,7 @@ class Repair:
         return pause
 
     def _look_for_a_hole(self, after: int, ids: list[int], now: float) -> None:
-        """Begin a search where a new page showed none of its ids and more are missing after it; go on with one."""
+        """Begin a HoleSearch where a page showed none of its ids and more are missing above it; or continue it."""
         search, sequence = self._search, self.sequence
         if search is None:
             low, top = after - PAGE, ids[-1] if ids else -1
@@ -869,14 +868,14 @@ class Repair:
                 self._search, self._asked_upto = None, search.high - 1
 
     def _prove(self, bottom: int, top: int, now: float) -> bool:
-        """Count an answer for each missing range between its lowest and its highest id; tell whether there was one."""
+        """Count an answer as evidence for what is missing between its lowest and highest id; return whether any is."""
         proved = False
         for low, high in self.sequence.missing():
             if low >= top:
                 break
-            passed = max(low, bottom + 1), min(high, top - 1)
-            if passed[0] <= passed[1]:
-                self._absent.add(passed, now)
+            part = max(low, bottom + 1), min(high, top - 1)
+            if part[0] <= part[1]:
+                self._absent.add(part, now)
                 proved = True
         return proved
 
@@ -960,31 +959,28 @@ class LogThrottle:
 
 
 def is_whole(line: bytes) -> bool:
-    """Tell whether a line was once written whole, whatever else is wrong with it; what a crash leaves is no object."""
+    """Tell whether a line is a JSON object, as each is that was written whole; what a crash leaves of one is none."""
     try:
         return isinstance(orjson.loads(line), dict)
     except orjson.JSONDecodeError:
         return False
 
 
-def whole_lines(block: bytes, *, newest: bool) -> int:
-    """Return how many bytes of the end of a file are whole lines.
-
-    Zero bytes are what a power cut leaves; behind them, in a file with the `newest` trades, is nothing of use.
-    """
-    end = block.find(b"\0") if newest else -1
+def whole_lines(block: bytes, *, cut_zeros: bool) -> int:
+    """Return up to which byte the end of a file is whole lines; with `cut_zeros`, up to the first zero byte at most."""
+    end = block.find(b"\0") if cut_zeros else -1
     end = block.rfind(b"\n", 0, end if end >= 0 else len(block)) + 1
     while end and not is_whole(block[block.rfind(b"\n", 0, end - 1) + 1 : end]):
         end = block.rfind(b"\n", 0, end - 1) + 1
     return end
 
 
-def cut_torn_end(path: Path, tail_bytes: int = TAIL_BYTES, *, sync: bool = True, newest: bool = False) -> bytes:
+def cut_torn_end(path: Path, tail_bytes: int = TAIL_BYTES, *, sync: bool = True, cut_zeros: bool = False) -> bytes:
     """Cut off what a crash left of a line, and return the whole lines in the last `tail_bytes` of the file.
 
-    In a file with the `newest` trades that begins at a zero byte: they are fetched again, older ones would be lost.
-    With `sync` the file is fsynced: a process that was killed left that to the system. Raises OSError, and VaultError
-    where the file is not made of lines of JSON.
+    With `cut_zeros` also what follows a zero byte, which a power cut leaves: only for files whose trades are fetched
+    again. With `sync` the file is fsynced: a process that was killed left that to the system. Raises OSError, and
+    VaultError where the file is not made of lines of JSON.
     """
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
@@ -992,7 +988,7 @@ def cut_torn_end(path: Path, tail_bytes: int = TAIL_BYTES, *, sync: bool = True,
         while True:
             file.seek(size - length)
             block = file.read(length)
-            end = whole_lines(block, newest=newest)
+            end = whole_lines(block, cut_zeros=cut_zeros)
             rewritten = not end and block.count(b'"\0i\0n\0s\0t\0I\0d\0') > 1  # as UTF-16, by PowerShell or an editor
             if rewritten or (not end and TORN_BYTES <= length < size):
                 raise VaultError(f"{path} does not end in lines of JSON; move it away and start again")
@@ -1256,8 +1252,8 @@ class TradeFiles:
     def recover(self) -> list[str]:
         """Cut off torn ends, read the last line of every day, and return the newest dedup keys, oldest first.
 
-        Raises OSError where the Vault can't be written. A compressed day is read only where it can hold a last id that
-        matters: nobody writes to it, and unpacking takes seconds.
+        Raises OSError where the Vault can't be written. A compressed day is read only where its last id `matters`:
+        nobody writes to it, and unpacking takes seconds.
         """
         self.try_to_write(0)
         self.gaps.recover()
@@ -1268,8 +1264,8 @@ class TradeFiles:
             newest = len(ends) < 2
             pending = any(low <= day <= high for low, high in spans)
             matters = newest or pending
-            about = {"newest": newest, "matters": matters, "written": pending or not ends}
-            lines = [line for path in paths for line in self._tail_of(path, **about)]
+            read = partial(self._tail_of, newest=newest, matters=matters, cut_zeros=pending or not ends)
+            lines = [line for path in paths for line in read(path)]
             matches = [match for line in lines if (match := RECORD.fullmatch(line))]
             if matches:
                 last = matches[-1]
@@ -1281,16 +1277,16 @@ class TradeFiles:
         self._ends = ends
         return keys[-DEDUP_KEYS:]
 
-    def _tail_of(self, path: Path, *, newest: bool, matters: bool, written: bool) -> list[bytes]:
-        """Return the last lines of a file; raise VaultError where one that matters does not end in a record of its day.
+    def _tail_of(self, path: Path, *, newest: bool, matters: bool, cut_zeros: bool) -> list[bytes]:
+        """Cut off a torn end and return the last lines of a file, more of one of the `newest` days.
 
-        One that may have been `written` to when the power was cut is cut at a zero byte.
+        Raises VaultError where a file whose last id `matters` does not end in a record of its day.
         """
         if path.suffix == ".gz":
             numbered = collections.deque(numbered_lines([path]) if matters else (), DEDUP_KEYS)
             return [line for _, _, line in numbered]
         tail_bytes = TAIL_BYTES if newest else LAST_LINE_BYTES
-        lines = cut_torn_end(path, tail_bytes, sync=matters, newest=written).splitlines(keepends=True)
+        lines = cut_torn_end(path, tail_bytes, sync=matters, cut_zeros=cut_zeros).splitlines(keepends=True)
         last = RECORD.fullmatch(lines[-1]) if lines else None
         if matters and lines and not (last and last[1].decode() == path.stem):
             raise VaultError(f"{path} does not end in a record of its day; fix it, or move it away, and start again")
@@ -1307,9 +1303,9 @@ class TradeFiles:
     def fits(self, day: str, trade: Trade) -> bool:
         """Tell whether a trade can be appended to its day's file: ids rise there, and from day to day.
 
-        Times may cross at midnight, by CROSSING_S before and after it. A later day that begins over MIDNIGHT_S ahead,
-        or has not begun by this PC's clock, while the days before it just go on, was one trade's wrong time: that is no
-        reason to lose others.
+        Times may cross at midnight, by CROSSING_S before and after it. A later day is taken for one trade's wrong time,
+        which is no reason to lose others, if it is over MIDNIGHT_S ahead of this trade, or CLOCK_SLOW_S of this PC's
+        clock, and this trade goes on where the days before it end.
         """
         if self.end_of(day).trade_id >= trade.first:
             return False
@@ -1351,7 +1347,7 @@ class TradeFiles:
         return max([self.highest(), *pending], key=attrgetter("trade_id"))
 
     def try_to_write(self, size: int) -> None:
-        """Raise OSError where so many bytes can't be written; what is tried is gone again, also after a crash."""
+        """Raise OSError where `size` bytes can't be written; the file for the try is gone again, also after a crash."""
         folder = self.vault.trades / self.inst_id
         while not folder.exists() and folder != self.vault.root:
             folder = folder.parent
@@ -1382,9 +1378,9 @@ class TradeFiles:
 class TradeWriter:
     """Turns trades into lines of their days' files, open for append only. Live capture and history have one each.
 
-    Gaps and trades come in the order in which they are to be stored. A trade that does not fit its day's file, since
-    times cross at midnight, is handed to `on_unfit` instead; `on_day` is told before the first line of another day.
-    Methods that write raise OSError; then `abandon` it and recover. They raise VaultError where the lock is lost.
+    A trade that does not fit its day's file, as `fits` tells, is handed to `on_unfit` instead; `on_day` is told before
+    the first line of another day. Methods that write raise OSError; then `abandon` it and recover. They raise
+    VaultError where the lock is lost.
     """
 
     def __init__(
@@ -1402,7 +1398,7 @@ class TradeWriter:
         self._file: io.FileIO | None = None
         self._file_day = ""
         self._day = self._second = ""  # of the newest line
-        self._unfit = False  # trades of this day do not fit
+        self._unfit = False  # the present day's trades do not fit its file
         self._judge_each_second = False  # a later day has lower ids, so that trades fit only close to midnight
         self._lines: list[str] = []  # of the day, not yet in the file
         self._newest: Trade | None = None  # of these lines
@@ -1415,7 +1411,7 @@ class TradeWriter:
         return bool(self._lines)
 
     def store(self, items: Iterable[Trade | Gap]) -> None:
-        """Put gaps on record and buffer lines; what is buffered goes to the file before another day's lines."""
+        """Put gaps on record and buffer lines; items come in the order in which they are to be stored."""
         gaps: list[Gap] = []
         for item in items:
             if isinstance(item, Gap):
@@ -1455,7 +1451,7 @@ class TradeWriter:
         if self._file is None or self._day != self._file_day:
             self.close_file()
             path = self._files.vault.with_folder(self._files.path(self._day))
-            self._file_day, self._file = self._day, path.open("ab", buffering=0)  # sync looks at them in this order
+            self._file_day, self._file = self._day, path.open("ab", buffering=0)  # in this order: sync reads both
         done = 0
         try:
             while done < len(lines):
@@ -1488,7 +1484,7 @@ class TradeWriter:
 
     def _fsync(self, file: io.FileIO) -> None:
         path = self._files.path(self._file_day)
-        # compressed, moved or replaced by a person, say: what was written since is lost; Windows refuses all of that
+        # a person may have compressed or moved it: what was written since is not in the Vault. Windows refuses that
         if sys.platform != "win32" and not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
             raise FileNotFoundError(f"the file of {self._file_day} was moved or replaced")
         os.fsync(file.fileno())
@@ -1619,7 +1615,7 @@ class Outage:
             log.info("OKX can be reached again", what=whats, since=since, took=f"{lasted:.1f}s")
 
     def _lasts(self) -> bool:
-        """Tell whether something fails still, but for what nobody tries any more."""
+        """Tell whether something is failing, but for what failed last over FORGET_S ago: nobody tries that any more."""
         now = monotonic()
         self._failing = {what: at for what, at in self._failing.items() if now - at < FORGET_S}
         return bool(self._failing)
@@ -1643,7 +1639,7 @@ class EndpointLimit:
             self._turns.append(turn_at)
             await asyncio.sleep(turn_at - monotonic())
             now = monotonic()
-            if now >= self._paused_until and now < turn_at + LATE_TURN_S:  # after a sleep of the PC all are late
+            if now >= self._paused_until and now < turn_at + LATE_TURN_S:  # after a sleep of the PC all miss theirs
                 return now
 
     def succeeded(self) -> None:
@@ -1708,10 +1704,10 @@ class Rest:
         return data
 
     def _try_next_url(self, url: str, reason: str) -> None:
-        """Ask another address of OKX from now on, where there is one and nobody changed it meanwhile."""
+        """Ask the next of OKX's addresses from now on, unless another request that failed has changed it already."""
         if len(self._urls) > 1 and self._urls[0] == url:
             self._urls.rotate(-1)
-            if url == REST_URLS[0] and self._throttle.may_log(url):  # or else again and again while neither is reached
+            if url == REST_URLS[0] and self._throttle.may_log(url):  # once a while, if neither is reached
                 log.warning(f"Can't reach {url} ({reason}): asking {self._urls[0]}")
 
     async def _ask(self, url: str, query: dict[str, str | int]) -> list[Any]:
@@ -1749,7 +1745,7 @@ class Rest:
             await asyncio.sleep(ASK_AGAIN_S[1])
 
     async def newest(self, inst_id: str, limit: int) -> list[Trade]:
-        """Return the newest single trades, by id; what is no trade is left out."""
+        """Return the newest single trades, by id; bad rows are left out."""
         return parse_rows(inst_id, await self.get("/api/v5/market/trades", instId=inst_id, limit=limit))[0]
 
     async def page_below(self, inst_id: str, after: int, *, background: bool = False) -> list[Any]:
@@ -1771,7 +1767,7 @@ class Rest:
 
 
 class ExchangeClock:
-    """Tells which trade times can be true: none is more than a day ahead of this PC's clock and of OKX's."""
+    """Tells which trade times are believed: none is more than CLOCK_S ahead of both this PC's clock and OKX's."""
 
     def __init__(self, rest: Rest, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         self._rest = rest
@@ -1859,17 +1855,17 @@ class Archive:
 
     async def check(self) -> None:
         """Read all of it once; raise ArchiveDamagedError where it is not to be believed."""
-        edges: list[list[str]] = []  # the first and the last row
+        ends: list[list[str]] = []  # the first and the last row
         try:
             for rows in self._batches:
                 self._check_rows(rows)
-                edges = [edges[0] if edges else rows[0], rows[-1]]
+                ends = [ends[0] if ends else rows[0], rows[-1]]
                 await asyncio.sleep(0)  # live trades first
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, IndexError, RuntimeError) as exc:
             raise ArchiveDamagedError(describe(exc)) from exc  # OSError: an address in the zip that leads nowhere
-        if not edges:
+        if not ends:
             raise ArchiveDamagedError("it lists no trades")
-        if not all(self._is_of_day(row) for row in edges):
+        if not all(self._is_of_day(row) for row in ends):
             raise ArchiveDamagedError("it holds another day")
         self._batches = self._read()
 
@@ -2189,8 +2185,8 @@ def first_break(trades: list[Trade]) -> int:
 class Backfill:
     """Asks REST for what a sequence lacks, page by page, and stores it.
 
-    A bad row is asked for again for BAD_ROW_S; then `on_bad_row` is told its id (None: that is bad itself) and what is
-    wrong with it.
+    A bad row is asked for again for BAD_ROW_S; then `on_bad_row` is told its id (None: the id is what is bad) and what
+    is wrong with it.
     """
 
     def __init__(
@@ -2214,7 +2210,7 @@ class Backfill:
         self._bad_since: dict[str, float] = {}
 
     async def ask(self, pages: list[int], go_on: Callable[[], bool]) -> bool:
-        """Ask for pages all at once and learn from them in order, while `go_on`; return whether an answer helped."""
+        """Ask for pages all at once and learn from them in order, while `go_on()`; return whether an answer helped."""
         page = partial(self._services.rest.page_below, self._inst_id, background=self._background)
         asked = [asyncio.ensure_future(page(after)) for after in pages]
         helped = False
@@ -2233,7 +2229,7 @@ class Backfill:
         return helped
 
     async def _good_trades(self, rows: list[Any]) -> list[Trade]:
-        """Return an answer's trades by id, up to the first bad row of a missing trade, which is asked for again."""
+        """Return an answer's trades by id, up to the first bad row of a missing trade: that is asked for again."""
         trades, bad = parse_rows(self._inst_id, rows)
         for trade in trades:
             try:
@@ -2243,14 +2239,14 @@ class Backfill:
             else:
                 self._bad_since.pop(trade.trade_id, None)
         for text, defect in bad:
-            known = int(text) if re.fullmatch(FIELD_PATTERNS[3], text) else None
-            if known is not None and not self._sequence.lacks(known):
+            bad_id = int(text) if re.fullmatch(FIELD_PATTERNS[3], text) else None
+            if bad_id is not None and not self._sequence.lacks(bad_id):
                 continue
-            cut = known if known is not None else first_break(trades)
-            trades = [trade for trade in trades if trade.last < cut]
+            end = bad_id if bad_id is not None else first_break(trades)
+            trades = [trade for trade in trades if trade.last < end]
             now = self._services.awake.now
             if now - self._bad_since.setdefault(text, now) >= BAD_ROW_S:
-                self._on_bad_row(known, defect)
+                self._on_bad_row(bad_id, defect)
         return trades
 
 
@@ -2289,11 +2285,11 @@ class DayStartSearch:
         A page that shows two neighbouring ids on both sides of midnight is believed. Where they are no neighbours, and
         where REST has nothing before midnight, ABSENT_ANSWERS over ABSENT_S have to agree.
         """
-        last = 0  # the highest id that was shown with a time before midnight
+        last = 0  # the highest id that a page showed with a time before midnight
         for pause in itertools.chain(ASK_AGAIN_S[:1] * 3, itertools.repeat(ASK_AGAIN_S[1])):
             rows = self._rows(await self._rest.page_before(self._inst_id, self._midnight))
             if earlier := self._before_midnight(rows, last):
-                # the newest by time need not have the highest ids: then go up, half a page each time
+                # around that id; if the page shows a higher one before midnight, go on around that
                 page = self._rows(await self._rest.page_below(self._inst_id, earlier + 1 + PAGE // 2))
                 if start := self._judge(page, known_id):
                     return start
@@ -2308,11 +2304,11 @@ class DayStartSearch:
         return parse_rows(self._inst_id, rows)[0]
 
     def _before_midnight(self, rows: list[Trade], least: int) -> int:
-        """Return the highest id of rows with times before midnight, and no lower one than `least`."""
+        """Return the highest id of rows with times before midnight, at least `least`."""
         return max((row.last for row in rows if row.ts < self._midnight and row.last > least), default=least)
 
     def _judge(self, page: list[Trade], known_id: int) -> DayStart | None:
-        """Return the start that a page shows, if it is believed."""
+        """Return the start of the day that a page shows, or None if it shows none that is believed."""
         before = next((row for row in reversed(page) if row.ts < self._midnight), None)
         if before is None:
             return None
@@ -2325,7 +2321,7 @@ class DayStartSearch:
         return DayStart(before, first) if neighbours or self._proves((before.last, first.last)) else None
 
     def _proves(self, claim: Hashable) -> bool:
-        """Count an answer that shows this; tell whether it is to be believed."""
+        """Count an answer that shows this; return whether that proves it."""
         self._evidence.add(claim, monotonic())
         return self._evidence.proves(claim, monotonic())
 
