@@ -312,7 +312,7 @@ def parse_trade(row: Any, *, fetched: bool = False) -> Trade:  # noqa: ANN401 - 
     """
     try:
         px, sz, ts, trade_id, side, inst_id = fields = required_fields(row)
-        valid = match_fields("\n".join(fields))  # join: all of them are strings
+        valid = match_fields("\n".join(fields))  # join raises TypeError where one is no string
     except (KeyError, TypeError):
         valid = None
     if not valid:
@@ -2032,7 +2032,7 @@ class Feed:
             await asyncio.sleep(delay)
 
     def reconnect(self, reason: str) -> None:
-        """End the present connection without a word: a half-open one would not answer a polite close."""
+        """Cut the present connection without a close frame, which a half-open one would not answer."""
         if self._connection is not None:
             self._cut_reason = self._cut_reason or reason
             self._connection.transport.abort()
@@ -2113,7 +2113,7 @@ class Feed:
                 raise BuildFailError(f"Subscription rejected: code {code}, {text}")
             self.reconnect(f"subscription failed: code {code}, {text}")
         elif event == "notice" and code == "64008":
-            if now - self._noticed_at >= NOTICE_S:  # or else again and again
+            if now - self._noticed_at >= NOTICE_S:  # each notice would bring a reconnect otherwise
                 self.reconnect("OKX announced an upgrade")
             self._noticed_at = now
         else:
@@ -2144,7 +2144,7 @@ def spawn(tasks: asyncio.TaskGroup, job: Coroutine[Any, Any, None]) -> None:
 
 
 class AwakeClock:
-    """A clock, s, that stands still while the PC sleeps: a sleep looks like one long pause here."""
+    """A clock, s, that stands still while the PC sleeps: between two ticks it goes on by 4 * WATCH_S at most."""
 
     def __init__(self) -> None:
         self._time = 0.0  # at the last tick
@@ -2164,7 +2164,7 @@ class AwakeClock:
 
 @dataclasses.dataclass(frozen=True)
 class Services:
-    """What live capture and history of all instruments share."""
+    """What live capture and history use, of all instruments together."""
 
     rest: Rest
     clock: ExchangeClock
@@ -2251,7 +2251,7 @@ class Backfill:
 
 
 async def lowest_trade(rest: Rest, inst_id: str, known_id: int) -> Trade | None:
-    """Return the trade with the lowest id that REST has, or None where it shows none up to `known_id`."""
+    """Return the trade with the lowest id that REST has, or None where it shows none up to `known_id`, which exists."""
     search, lowest, outcome = HoleSearch(0, known_id), None, "going on"
     while outcome == "going on":
         after = search.address()
@@ -2508,7 +2508,7 @@ class Recorder:
             self.sequence.restart(-1, midnight_of(self._since))
         else:
             self.sequence.restart(None if end == NOTHING else end.trade_id, milliseconds(end.time_utc))
-        if self.sequence.next_id is not None:  # or else nothing is: files were moved away, and gaps tell of them
+        if self.sequence.next_id is not None:  # or else files were moved away, and gaps tell of them
             self._files.gaps.reopen(end.trade_id + 1)
         self._recent = RecentKeys(dict.fromkeys(keys))
         self.failed = False
@@ -2516,7 +2516,7 @@ class Recorder:
     def take(self, trade: Trade) -> None:
         """Take a push; raise BuildFailError and VaultError."""
         repeated = trade.key in self._recent
-        if not repeated:  # by OKX at each subscription
+        if not repeated:  # OKX repeats the newest trade at each subscription
             self.heard_at = monotonic()
         if not self._services.clock.allows(trade.ts):
             self._services.clock.hold(trade, self.take)
@@ -2544,7 +2544,7 @@ class Recorder:
     def leave_to_history(self, first: int, ts: str) -> None:
         """Put what is missing below the id `first`, of the time `ts` (ms), on record as pending, and go on there.
 
-        Where nothing is stored and the record is to begin with this day, it begins here.
+        Where nothing is stored and --since names this day, there is nothing below: the record begins here.
         """
         sequence = self.sequence
         after_id = None if sequence.begin_unknown else sequence.last
@@ -2595,7 +2595,7 @@ class Recorder:
             asyncio.get_running_loop().call_soon(self.flush)  # when all that came together is taken
 
     def _fits(self, day: str, trade: Trade) -> bool:
-        """Tell whether a trade can be appended to its day's file: history will still append to the days it fills."""
+        """Tell whether a trade can be appended to its day's file: none to a day that history is still to fill."""
         filled = [gap.before_utc[:10] for gap in self._files.gaps.pending()]
         return day >= max(filled, default="") and self._files.fits(day, trade)
 
@@ -2608,7 +2608,7 @@ class Recorder:
 
     async def _mend(self, exc: OSError) -> None:
         self._go_on(await self._files.until_writable(self._services.throttle, exc))
-        self.store(self.sequence.put_on_record(self._missed_upto, "horizon"))  # if the first line was not written
+        self.store(self.sequence.put_on_record(self._missed_upto, "horizon"))  # where just that was not written
         if self.sequence.open and not self._repairing:
             self._repair()
 
@@ -3091,10 +3091,10 @@ class History:
             self._files.gaps.add([Gap("unrepaired", first.first - 1, last.last + 1, utc(first.ts), utc(last.ts))])
         if self._day and day > self._day:
             self._end_day()
-        self._day = max(self._day, day)  # where times cross, a day is said to be whole once
+        self._day = max(self._day, day)  # where times cross, a day is finished only once
 
     def _end_day(self) -> None:
-        """Put a day that is whole on the disk, take it off the record, and say so."""
+        """Put a finished day on the disk, take it off the record, and tell the auditor and the log."""
         self.writer.flush()
         self.writer.close_file()
         if not self._day:
@@ -3202,7 +3202,7 @@ def check_day(inst_id: str, day: str, paths: list[Path]) -> DayCheck:
     problem = partial(add_problem, problems)
     expected = (day.encode(), inst_id.encode(), symbol_canon(inst_id).encode())
     sums = {b"buy": Decimal(0), b"sell": Decimal(0)}
-    first = early = after_midnight = last = None
+    first = before_midnight = after_midnight = last = None
     lines, last_id = 0, -1
     try:
         for path, number, line in numbered_lines(paths):
@@ -3223,7 +3223,7 @@ def check_day(inst_id: str, day: str, paths: list[Path]) -> DayCheck:
             last_id, last = number_id, (line, path, number)
             time_of_day = line[29:41]
             if time_of_day < b"23:59:59":
-                early = last
+                before_midnight = last
             if after_midnight is None:
                 first = first or last
                 if time_of_day > b"00:00:01.000":
@@ -3232,7 +3232,7 @@ def check_day(inst_id: str, day: str, paths: list[Path]) -> DayCheck:
         problem("a file that can't be read", f"{inst_id} {day}: {describe(exc)}")
     places = (
         place and orjson.loads(place[0]) | {"where": f"{place[1]}:{place[2]}"}
-        for place in (first, after_midnight, early, last)
+        for place in (first, after_midnight, before_midnight, last)
     )
     return DayCheck(inst_id, day, problems, lines, sums[b"buy"], sums[b"sell"], *places)
 
@@ -3242,7 +3242,7 @@ def check_days(jobs: list[tuple[str, str, list[Path]]]) -> Iterator[DayCheck]:
     done = 0
     if sum(path.stat().st_size for job in jobs for path in job[2]) > PARALLEL_BYTES and len(jobs) > 1:
         workers = min(os.cpu_count() or 1, len(jobs), 61)  # more are an error on Windows
-        ctrl_c = signal.SIGINT, signal.SIG_IGN  # is left to this process
+        ctrl_c = signal.SIGINT, signal.SIG_IGN  # only this process heeds it
         try:
             with concurrent.futures.ProcessPoolExecutor(workers, initializer=signal.signal, initargs=ctrl_c) as pool:
                 for check in pool.map(check_day, *zip(*jobs, strict=True)):
@@ -3291,10 +3291,10 @@ def dates(first: str, last: str) -> list[str]:
 
 
 def touches(gap: Gap, day: str) -> bool:
-    """Tell whether a gap may hold trades of a day; a pending one that ends in its first minute ends with its start."""
+    """Tell whether a gap may hold trades of a day; a pending one that ends in its first minute ends before it."""
     begin, end = gap.after_utc[:10], gap.before_utc[:10] or "9"
-    ends_with_day = gap.reason == "pending" and begin < end and gap.before_utc[11:16] == "00:00"
-    return begin <= day < end or (day == end and not ends_with_day)
+    ends_before_it = gap.reason == "pending" and begin < end and gap.before_utc[11:16] == "00:00"
+    return begin <= day < end or (day == end and not ends_before_it)
 
 
 def is_pending(gaps: Iterable[Gap], day: str) -> bool:
@@ -3393,7 +3393,7 @@ def add_records(bars: dict[str, Bar], records: Iterable[re.Match[bytes]]) -> str
         currency = EXACT.multiply(EXACT.multiply(sz, ct_val), ct_mult) if ct_type == b"linear" else Decimal(0)
         minute = record[0][18:34].decode()
         bar = bars.get(minute) or (px, px, px, px, Decimal(0), Decimal(0))
-        sums = EXACT.add(bar[4], sz), EXACT.add(bar[5], currency)  # currency: 0 is unknown, as it takes a price
+        sums = EXACT.add(bar[4], sz), EXACT.add(bar[5], currency)  # currency: 0 for inverse contracts
         bars[minute] = bar[0], max(bar[1], px), min(bar[2], px), px, *sums
     return trade_id.decode()
 
@@ -3412,7 +3412,7 @@ def covered_minutes(vault: Vault, inst_id: str, day: str, bars: dict[str, Bar]) 
     gaps = [gap for gap in vault.gaps(inst_id) if gap.reason != "absent" and touches(gap, day)]
     holes = [(gap.after_utc[:16], gap.before_utc[:16] or "~") for gap in gaps]
     minutes = (f"{day}T{number // 60:02}:{number % 60:02}" for number in range(1440))
-    return [it for it in minutes if first < it < last and not any(begin <= it <= end for begin, end in holes)]
+    return [text for text in minutes if first < text < last and not any(low <= text <= high for low, high in holes)]
 
 
 async def fetch_candles(rest: Rest, inst_id: str, day: str) -> dict[str, list[str]]:
@@ -3576,12 +3576,12 @@ class Auditor:
         self._changed = asyncio.Event()
 
     def day_began(self, inst_id: str) -> None:
-        """Know that a day's first line was written: the day before may be audited in AUDIT_AFTER_S."""
+        """Note that a day's first line is being written: the day before may be audited in AUDIT_AFTER_S."""
         self._due_at[inst_id] = monotonic() + AUDIT_AFTER_S
         self._changed.set()
 
     def day_filled(self) -> None:
-        """Know that history has made a day whole: it may be audited now."""
+        """Note that history has finished a day: it may be audited now."""
         self._changed.set()
 
     async def run(self) -> None:
@@ -3820,7 +3820,7 @@ class Exporter:
                 asyncio.get_running_loop().set_exception_handler(partial(end_with_error, tasks, LogThrottle()))
                 await self._start(session, tasks)
         except Exception as exc:  # noqa: BLE001 - the outermost edge
-            self.fail(exc)  # now: the disk may hang
+            self.fail(exc)  # before files are closed: the disk may hang
         finally:
             for capture in self._captures:
                 capture.close()
@@ -3945,11 +3945,11 @@ class BoundedLog(logging.handlers.RotatingFileHandler):
 
 
 def prepare_console() -> bool:
-    """Tell whether to write in colour; Windows' console has to be asked for it, and not to freeze us at a click."""
+    """Return whether to write in colour; ask Windows' console for it, and for no QuickEdit: a click would freeze us."""
     if sys.platform == "win32" and on_terminal():
         kernel32, mode = ctypes.windll.kernel32, ctypes.c_ulong()
         keyboard, screen = kernel32.GetStdHandle(-10), kernel32.GetStdHandle(-12)  # standard input and error
-        if kernel32.GetConsoleMode(keyboard, ctypes.byref(mode)):  # no QuickEdit, which the second flag goes with
+        if kernel32.GetConsoleMode(keyboard, ctypes.byref(mode)):  # QuickEdit off; the second flag lets it
             kernel32.SetConsoleMode(keyboard, mode.value & ~0x40 | 0x80)
         kernel32.GetConsoleMode(screen, ctypes.byref(mode))
         return bool(kernel32.SetConsoleMode(screen, mode.value | 4))  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
