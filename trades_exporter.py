@@ -2767,8 +2767,8 @@ class RestReach:
 class RangeFill:
     """Fetches one pending range, lowest id first, from archives and REST into a sequence, and stores it.
 
-    `newest` gives the highest id that live capture knows and its time (ms): a REST that shows it works. `store` stores
-    what the sequence lets through.
+    Archives come first while over ARCHIVE_IDS are missing, or REST does not reach them; REST gives what they lack.
+    `newest` gives the highest id that live capture knows and its time (ms): a REST that shows it works.
     """
 
     def __init__(
@@ -2838,9 +2838,8 @@ class RangeFill:
 
     def _begins_late(self, trade: Trade) -> bool:
         """Tell whether OKX once had trades of the range before this one, the first that it still has."""
-        if archive_day(self._since_ts) in self._source.gone and begins_archive(trade):
-            return True
-        return utc_day(trade.ts) > utc_day(self._since_ts)
+        first_archive_gone = archive_day(self._since_ts) in self._source.gone and begins_archive(trade)
+        return first_archive_gone or utc_day(trade.ts) > utc_day(self._since_ts)
 
     async def _take_archive(self) -> bool:
         """Offer a batch of an archive to the sequence; return False where REST is to be asked instead."""
@@ -2885,7 +2884,8 @@ class RangeFill:
         sequence, source = self._sequence, self._source
         if source.listed[0] < low and high < source.listed[1]:  # what an archive does not list there never existed
             bad, last_bad = source.bad_run(low, high)
-            return sequence.put_on_record(*((last_bad, "unrepaired") if bad == low else (bad - 1, "absent")))
+            upto, reason = (last_bad, "unrepaired") if bad == low else (bad - 1, "absent")
+            return sequence.put_on_record(upto, reason)
         day, last_day = source.next_day(sequence.ts), archive_day(self._end_ts)
         none_left = source.is_open or day in source.gone or day > last_day  # of the archives that may hold them
         first = sequence.waiting[0] if sequence.waiting and sequence.begin_unknown else None
