@@ -1744,9 +1744,10 @@ class Rest:
                 return ts
             await asyncio.sleep(ASK_AGAIN_S[1])
 
-    async def newest(self, inst_id: str, limit: int) -> list[Trade]:
-        """Return the newest single trades, by id; bad rows are left out."""
-        return parse_rows(inst_id, await self.get("/api/v5/market/trades", instId=inst_id, limit=limit))[0]
+    async def newest_id(self, inst_id: str) -> int:
+        """Return the id of the newest trade; -1 where there is none or its row is bad."""
+        trades, _ = parse_rows(inst_id, await self.get("/api/v5/market/trades", instId=inst_id, limit=1))
+        return max((trade.last for trade in trades), default=-1)
 
     async def page_below(self, inst_id: str, after: int, *, background: bool = False) -> list[Any]:
         """Return PAGE single trades with lower ids than `after`, newest first; `background`: as EndpointLimit.turn."""
@@ -3760,10 +3761,10 @@ class InstrumentCapture:
             await asyncio.sleep(WATCH_S)
             heard_at = self.recorder.heard_at
             if monotonic() - max(heard_at, checked_at) >= INSTRUMENT_SILENT_S:
-                newest = await self._rest.newest(self.inst_id, 1)
+                newest_id = await self._rest.newest_id(self.inst_id)
                 checked_at = monotonic()
                 known_id = max(self._newest()[0], self.recorder.sequence.last or 0)
-                if any(trade.last > known_id for trade in newest) and self.recorder.heard_at == heard_at:
+                if newest_id > known_id and self.recorder.heard_at == heard_at:
                     silent = f"no trade of {self.inst_id} for {INSTRUMENT_SILENT_S:.0f}s"
                     feed.reconnect(f"{silent}, but REST has newer ones")
 
