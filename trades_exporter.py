@@ -2878,10 +2878,7 @@ class RangeFill:
                     await self._reach.look(*missing, max(self._newest()[0], self._end - 1))
 
     def _decide(self, low: int, high: int) -> list[Trade | Gap] | None:
-        """Put the lowest missing ids, which REST does not reach, on record if no archive can still have them.
-
-        Returns what is to be stored, or None where an archive may come: then they go on missing.
-        """
+        """Return what to store for the lowest missing ids, which REST lacks; None while an archive may still come."""
         sequence, source = self._sequence, self._source
         if source.listed[0] < low and high < source.listed[1]:  # what an archive does not list there never existed
             bad, last_bad = source.bad_run(low, high)
@@ -3950,7 +3947,7 @@ def prepare_console() -> bool:
     if sys.platform == "win32" and on_terminal():
         kernel32, mode = ctypes.windll.kernel32, ctypes.c_ulong()
         keyboard, screen = kernel32.GetStdHandle(-10), kernel32.GetStdHandle(-12)  # standard input and error
-        if kernel32.GetConsoleMode(keyboard, ctypes.byref(mode)):  # QuickEdit off; the second flag lets it
+        if kernel32.GetConsoleMode(keyboard, ctypes.byref(mode)):  # no QuickEdit; 0x80: heed that flag
             kernel32.SetConsoleMode(keyboard, mode.value & ~0x40 | 0x80)
         kernel32.GetConsoleMode(screen, ctypes.byref(mode))
         return bool(kernel32.SetConsoleMode(screen, mode.value | 4))  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
