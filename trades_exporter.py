@@ -70,9 +70,8 @@ from time import monotonic
 from typing import Any, BinaryIO, NamedTuple, NoReturn, Protocol, Self, cast
 from urllib.parse import urlsplit
 
-os.environ.pop(
-    "SSLKEYLOGFILE", None
-)  # virus scanners set it; where that file can't be written, importing aiohttp fails
+# virus scanners set it; where that file can't be written, importing aiohttp fails
+os.environ.pop("SSLKEYLOGFILE", None)
 
 import aiohttp
 import orjson
@@ -110,9 +109,9 @@ LINE_BYTES = 250  # of a record, about
 ROUND_PAGES = 20  # pages asked for at a time: two seconds of OKX's rate limit
 ASK_AGAIN_S = (0.25, 3.75)  # first and longest pause before ids that an answer lacked are asked for again
 ABSENT_ANSWERS, ABSENT_S = 5, 15.0  # answers, and time between the first and the last, that prove an id absent
-UNREPAIRED_S = 1800.0  # without an answer of REST that helped: gaps go on record, and capture goes on
+UNREPAIRED_S = 1800.0  # without an answer of REST that helped: what is missing goes on record
 BAD_ROW_S = 15.0  # a bad row from REST is asked for again for this long, before it is believed
-MIDNIGHT_S = 900.0  # a gap that begins earlier than this before midnight is left to history; a day has begun by then
+MIDNIGHT_S = 900.0  # a gap that begins more than this before midnight is history; a day has a trade within it
 CROSSING_S = 1.0  # at midnight, times of neighbouring trades may cross by this much
 CLOCK_SLOW_S = 60.0  # a stored trade further ahead of this PC's clock than this had a wrong time
 
@@ -139,7 +138,7 @@ TORN_BYTES = 64 << 20  # the longest torn end that is believed to be one
 REST_TIMEOUT_S = 10.0  # one request, from connecting to the last byte
 REST_BODY_BYTES = 16 << 20  # the longest answer that is read; real ones stay below 1 MB
 REST_WINDOW_S = 2.08  # OKX counts requests per 2 s; the rest is for the jitter of the network
-LATE_TURN_S = 0.05  # a request that is later than its turn by this much gets a new turn
+LATE_TURN_S = 0.05  # a request that misses its turn by this much gets a new one
 REST_LIMITS = {  # requests in that time and per IP
     "/api/v5/public/instruments": 20,
     "/api/v5/public/time": 10,
@@ -313,7 +312,7 @@ def parse_trade(row: Any, *, fetched: bool = False) -> Trade:  # noqa: ANN401 - 
     """
     try:
         px, sz, ts, trade_id, side, inst_id = fields = required_fields(row)
-        valid = match_fields("\n".join(fields))  # join: all of them are strings
+        valid = match_fields("\n".join(fields))  # join raises TypeError where one is no string
     except (KeyError, TypeError):
         valid = None
     if not valid:
@@ -417,7 +416,7 @@ class RecentKeys(collections.OrderedDict[str, None]):
         if len(self) > DEDUP_KEYS:
             self.popitem(last=False)
 
-    def mark_seen(self, key: str) -> None:
+    def make_newest(self, key: str) -> None:
         """Make a key the newest again."""
         self.move_to_end(key)
 
@@ -467,7 +466,7 @@ class Gap(NamedTuple):
 
 
 class Boundary(NamedTuple):
-    """An edge of an id range: a trade's id and its time (ISO, or empty)."""
+    """Where a range of ids or a file ends: a trade's id and its time (ISO, or empty)."""
 
     trade_id: int
     time_utc: str
@@ -493,8 +492,8 @@ def cut_from_gaps(gaps: Iterable[Gap], reasons: set[str], low: Boundary, high: B
 def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
     """Join gaps that have the same reason and overlap or touch; return all by id.
 
-    `start` gaps stay: each says where a record begins. So do pending ones that only touch: of the second part may be
-    stored, and the highest stored id inside a pending range is where it goes on.
+    `start` gaps stay: each says where a record begins. So do pending ones that only touch: history goes on after the
+    highest stored id inside a range, which would jump over what is missing of the first if the second is partly stored.
     """
     out: list[Gap] = []
     for gap in sorted(gaps, key=lambda gap: (gap.reason, gap.first, gap.after_utc, gap.before_id)):
@@ -507,18 +506,15 @@ def merge_gaps(gaps: Iterable[Gap]) -> list[Gap]:
     return sorted(out, key=lambda gap: (gap.first, gap.before_id))
 
 
-first_id = attrgetter("first")
-
-
 class FallenIds:
     """Notices that OKX counts anew: FALLEN_PUSHES in a row have newer times than what is stored, and no higher ids."""
 
     def __init__(self) -> None:
         self._pushes = 0  # in a row
-        self._stored = -1  # the last stored id then
+        self._stored = -1  # the last stored id, at the last push
 
     def add(self, trade: Trade, stored: int, ts: str) -> None:
-        """Look at a push that is skipped; `stored` and `ts` (ms) are of the last line. Raises BuildFailError."""
+        """Count a skipped push if its id fell; `stored` and `ts` (ms) are of the last line. Raises BuildFailError."""
         fell = not trade.fetched and trade.last <= stored and trade.ts > ts
         self._pushes = self._pushes + 1 if fell and stored == self._stored else int(fell)
         self._stored = stored
@@ -530,8 +526,11 @@ class FallenIds:
             )
 
     def clear(self) -> None:
-        """Look at a push that waits: it breaks the row."""
+        """Count from nought: a push with a higher id came."""
         self._pushes = 0
+
+
+first_id = attrgetter("first")
 
 
 def insert_by_id(waiting: list[Trade], trade: Trade) -> bool:
@@ -556,13 +555,13 @@ def insert_by_id(waiting: list[Trade], trade: Trade) -> bool:
 class Sequence:
     """Decides for one instrument which trades may be written now, in order and once, and which ids are missing.
 
-    `offer` and `give_up` return what is to be stored now, in this order: Trades and Gaps. Trades that can't be written
-    yet wait; whatever lies between them, up to the highest id known to exist, is missing.
+    Methods that return Trades and Gaps return what is to be stored now, in this order. Trades that can't be written yet
+    wait; whatever lies between them, up to the highest id known to exist, is missing.
     """
 
     def __init__(self, limit: int = WAITING_TRADES) -> None:
         self.next_id: int | None = None  # the id that continues the file; None: nothing is stored
-        self.ts = ""  # of the last stored trade, ms
+        self.ts = ""  # of the last stored trade, or given to `restart` or `continue_at`, ms
         self.known_id, self.known_ts = -1, ""  # the highest id known to exist, and its time, ms
         self.waiting: list[Trade] = []  # by id, without overlaps
         self.skipped = 0  # duplicates
@@ -572,7 +571,7 @@ class Sequence:
         self._may_overlap = True  # the file's end may hold single trades that a push of the same millisecond repeats
 
     def restart(self, last: int | None, ts: str) -> None:
-        """Continue after the stored trade `last` of the time `ts` (ms). What is known above it will be fetched."""
+        """Continue after the trade `last` of the time `ts` (ms); None: nothing is stored; -1: see `begin_unknown`."""
         if self.last is not None and self.last > self.known_id:
             self.known_id, self.known_ts = self.last, self.ts
         self.next_id, self.ts, self._may_overlap = None if last is None else last + 1, ts, True
@@ -586,12 +585,12 @@ class Sequence:
 
     @property
     def begin_unknown(self) -> bool:
-        """Tell whether nothing is stored, and the lowest id that is wanted is not known yet (restart with -1)."""
+        """Tell whether nothing is stored, and the lowest id that is wanted is not known yet."""
         return self.next_id == 0
 
     @property
     def open(self) -> bool:
-        """Tell whether ids are known that can't be written yet."""
+        """Tell whether ids known to exist are neither stored nor on record: some may wait, the others are missing."""
         return self.next_id is not None and self.known_id >= self.next_id
 
     def offer(self, trade: Trade) -> Iterable[Trade | Gap]:
@@ -606,7 +605,7 @@ class Sequence:
             self.skip(trade)
             return ()
         self.note(trade)
-        if trade.first == self.next_id and self._can_append(trade) and self.waiting[0].first > trade.last:
+        if trade.first == self.next_id and self._can_append(trade) and self.waiting[0].first > trade.last:  # some wait
             self._store(trade)
             return [trade, *self._waited()]
         if trade.first >= self.next_id:
@@ -614,7 +613,7 @@ class Sequence:
         return self._waited()
 
     def note(self, trade: Trade) -> None:
-        """Know that a trade exists, whatever becomes of it."""
+        """Remember that a trade exists, whether it is stored or not."""
         self._fallen.clear()
         if trade.last > self.known_id:
             self.known_id, self.known_ts = trade.last, trade.ts
@@ -625,14 +624,14 @@ class Sequence:
         self._fallen.add(trade, self._stored, self.ts)
 
     def expect(self, last: int, ts: str) -> None:
-        """Declare that the ids up to `last`, of the time `ts` (ms), are wanted, and none above: those don't wait."""
+        """Take `last`, of the time `ts` (ms), for the highest id known to exist, and drop what waits above it."""
         self.known_id, self.known_ts = last, ts
         self.waiting = [trade for trade in self.waiting if trade.last <= last]
 
-    def skip_to(self, first: int, ts: str) -> list[Trade | Gap]:
-        """Go on at the id `first`, of the time `ts` (ms); return what is to be stored now. Others fetch the rest.
+    def continue_at(self, first: int, ts: str) -> list[Trade | Gap]:
+        """Leave the ids below `first`, of the time `ts` (ms), to others; return what is to be stored now.
 
-        Where late pushes have gone further meanwhile, or the last one's time was wrong, it never goes back.
+        It never goes back: late pushes may have filled the gap meanwhile, or the last one's time was wrong.
         """
         first = max(first, self.next_id or 0)
         self.next_id, self.ts, self._may_overlap = first, ts, True
@@ -640,7 +639,7 @@ class Sequence:
         return self._waited()
 
     def missing(self) -> Iterator[tuple[int, int]]:
-        """Yield the ranges of ids that were passed over, or are known to exist, and are not here; lowest first."""
+        """Yield the ranges of missing ids, lowest first: those from `next_id` to `known_id` that don't wait."""
         if self.next_id is None:
             return
         low = self.next_id
@@ -658,8 +657,8 @@ class Sequence:
         i = bisect.bisect_right(self.waiting, trade_id, key=first_id)
         return not i or self.waiting[i - 1].last < trade_id
 
-    def give_up(self, upto: int, reason: str) -> list[Trade | Gap]:
-        """Put all missing ids up to `upto` on record, and continue after them."""
+    def put_on_record(self, upto: int, reason: str) -> list[Trade | Gap]:
+        """Turn all missing ids up to `upto` into Gaps with this reason, and continue after them."""
         out: list[Trade | Gap] = []
         while (gap := next(self.missing(), None)) and gap[0] <= upto:
             before = min(gap[1], upto) + 1
@@ -707,9 +706,9 @@ class Sequence:
 
 
 class Evidence:
-    """Counts answers of REST that show the same thing; it is believed of ABSENT_ANSWERS over ABSENT_S or more.
+    """Counts answers of REST that show the same thing, a claim; ABSENT_ANSWERS over ABSENT_S or more prove it.
 
-    A claim is anything that can be compared; `now` is any clock that only rises, s.
+    A claim is anything hashable; `now` is any clock that only rises, s.
     """
 
     def __init__(self) -> None:
@@ -721,7 +720,7 @@ class Evidence:
         self._answers[claim] = answers + 1, since
 
     def proves(self, claim: Hashable, now: float) -> bool:
-        """Tell whether this is to be believed."""
+        """Tell whether enough answers showed this, for long enough."""
         answers, since = self._answers.get(claim, (0, now))
         return answers >= ABSENT_ANSWERS and now - since >= ABSENT_S
 
@@ -729,13 +728,13 @@ class Evidence:
 class HoleSearch:
     """Finds the lowest id that exists at or above `low`, where `high` exists and REST shows nothing near `low`.
 
-    It looks below `high` first, then eight times as far down each time, then halfway: a jump of the ids by a thousand
-    million takes about ten requests.
+    It asks for the page that ends with `high`, then eight times as far below it each time, then halfway: a jump of the
+    ids by a thousand million takes about ten requests.
     """
 
     def __init__(self, low: int, high: int) -> None:
-        self.low, self.high = low, high  # REST shows nothing from `low` to where it was asked; `high` exists
-        self._step = PAGE
+        self.low, self.high = low, high  # the lowest id at or above `low` is in between; it may be `high`
+        self._step = PAGE  # how far below `high` it asks; PAGE: for `high` itself
 
     def address(self) -> int:
         """Return the `after` of the page to ask for."""
@@ -744,7 +743,7 @@ class HoleSearch:
         return max(self.high - self._step, (self.low + self.high + 1) // 2)
 
     def learn(self, after: int, ids: list[int]) -> str:
-        """Take the ids, ascending, of that page; return found, lost (REST does not even show `high`) or going on."""
+        """Take that page's ids, ascending; return found (`high` is it), lost (`high` is not shown) or going on."""
         above = [trade_id for trade_id in ids if trade_id >= self.low]
         if not above and self._step == PAGE:
             return "lost"
@@ -777,7 +776,7 @@ class Repair:
         self._seen: collections.deque[tuple[float, int]] = collections.deque()  # the highest known id, at times
         self._asked_upto = -1  # ids up to this have been asked for
         self._pages = 1  # new ones in a round; grows with success, so that a jump of the ids costs few requests
-        self._new_at = self._again_at = now  # not before
+        self._new_at = self._again_at = now  # no new pages before, and none asked for again
         self._pause = ASK_AGAIN_S[0]
         self._search: HoleSearch | None = None
         self._absent = Evidence()  # of missing ranges
@@ -814,7 +813,7 @@ class Repair:
             if low > self.settled:
                 break
             if low == self.sequence.next_id and low > self._asked_upto:
-                room = max(room, 1)  # all that waits needs this page
+                room = max(room, 1)  # nothing that waits can be written before this page
             while self._asked_upto < high and len(pages) < room:
                 pages.append(max(low, self._asked_upto + 1) + PAGE)
                 self._asked_upto = pages[-1] - 1
@@ -824,7 +823,7 @@ class Repair:
 
     def learn(self, after: int, rows: list[Trade], now: float) -> Learned:
         """Take the answer to a page, by id."""
-        rows = [row for row in rows if row.last < after]  # beyond its reach REST was seen to answer with newer trades
+        rows = [row for row in rows if row.last < after]  # for ids that are too old REST may answer with the newest
         items: list[Trade | Gap] = []
         helped = False
         for row in rows:
@@ -839,7 +838,7 @@ class Repair:
         if ids and self._prove(ids[0], ids[-1], now):
             helped = True
         while (gap := next(self.sequence.missing(), None)) and self._absent.proves(gap, now):
-            items += self.sequence.give_up(gap[1], "absent")
+            items += self.sequence.put_on_record(gap[1], "absent")
         return Learned(items, helped)
 
     def _settle(self, now: float) -> None:
@@ -854,7 +853,7 @@ class Repair:
         return pause
 
     def _look_for_a_hole(self, after: int, ids: list[int], now: float) -> None:
-        """Begin a search where a new page showed none of its ids and more are missing after it; go on with one."""
+        """Begin a HoleSearch where a page showed none of its ids and more are missing above it; or continue it."""
         search, sequence = self._search, self.sequence
         if search is None:
             low, top = after - PAGE, ids[-1] if ids else -1
@@ -869,14 +868,14 @@ class Repair:
                 self._search, self._asked_upto = None, search.high - 1
 
     def _prove(self, bottom: int, top: int, now: float) -> bool:
-        """Count an answer for each missing range between its lowest and its highest id; tell whether there was one."""
+        """Count an answer as evidence for what is missing between its lowest and highest id; return whether any is."""
         proved = False
         for low, high in self.sequence.missing():
             if low >= top:
                 break
-            passed = max(low, bottom + 1), min(high, top - 1)
-            if passed[0] <= passed[1]:
-                self._absent.add(passed, now)
+            part = max(low, bottom + 1), min(high, top - 1)
+            if part[0] <= part[1]:
+                self._absent.add(part, now)
                 proved = True
         return proved
 
@@ -892,7 +891,7 @@ class Patience:
         self.given_up = False
         self._repairs: set[str] = set()  # instruments
         self._helped_at = 0.0
-        self._probed_at = -1.0  # when the last probe that failed began
+        self._probed_at = -1.0  # when the last probe that failed began, since REST was given up
 
     @property
     def repairing(self) -> bool:
@@ -906,10 +905,10 @@ class Patience:
         self._repairs.add(inst_id)
 
     def end(self, inst_id: str) -> None:
-        """Note that it does not any more."""
+        """Note that an instrument does not need REST any more."""
         self._repairs.discard(inst_id)
 
-    def help(self, now: float) -> None:
+    def helped(self, now: float) -> None:
         """Note that an answer helped an instrument."""
         self._helped_at = now
 
@@ -918,7 +917,7 @@ class Patience:
         return max(0.0, self._helped_at + UNREPAIRED_S - now)
 
     def give_up(self) -> bool:
-        """Give REST up; tell whether it was not given up before: then it is to be probed."""
+        """Give REST up; return whether that is new: then it is to be probed."""
         was_given_up, self.given_up = self.given_up, True
         return not was_given_up
 
@@ -926,13 +925,13 @@ class Patience:
         """Note that REST, asked at this time, did not help."""
         self._probed_at = began_at
 
-    def has_failed_since(self, found_at: float) -> bool:
-        """Tell whether a gap that was found at this time may go on record at once."""
-        return self.given_up and self._probed_at >= found_at
+    def probe_failed_since(self, found_at: float) -> bool:
+        """Tell whether, since REST was given up, a probe failed that began after this time."""
+        return self._probed_at >= found_at
 
     def trust_again(self, now: float) -> None:
         """Note that the probe was answered with what was missed."""
-        self.given_up, self._helped_at = False, now
+        self.given_up, self._helped_at, self._probed_at = False, now, -1.0
 
 
 # ------------------------------------------------------------------------------------------------------------- vault
@@ -960,31 +959,28 @@ class LogThrottle:
 
 
 def is_whole(line: bytes) -> bool:
-    """Tell whether a line was once written whole, whatever else is wrong with it; what a crash leaves is no object."""
+    """Tell whether a line is a JSON object, as each is that was written whole; what a crash leaves of one is none."""
     try:
         return isinstance(orjson.loads(line), dict)
     except orjson.JSONDecodeError:
         return False
 
 
-def whole_lines(block: bytes, *, newest: bool) -> int:
-    """Return how many bytes of the end of a file are whole lines.
-
-    Zero bytes are what a power cut leaves; behind them, in a file with the `newest` trades, is nothing of use.
-    """
-    end = block.find(b"\0") if newest else -1
+def whole_lines(block: bytes, *, cut_zeros: bool) -> int:
+    """Return up to which byte the end of a file is whole lines; with `cut_zeros`, up to the first zero byte at most."""
+    end = block.find(b"\0") if cut_zeros else -1
     end = block.rfind(b"\n", 0, end if end >= 0 else len(block)) + 1
     while end and not is_whole(block[block.rfind(b"\n", 0, end - 1) + 1 : end]):
         end = block.rfind(b"\n", 0, end - 1) + 1
     return end
 
 
-def cut_torn_end(path: Path, tail_bytes: int = TAIL_BYTES, *, sync: bool = True, newest: bool = False) -> bytes:
+def cut_torn_end(path: Path, tail_bytes: int = TAIL_BYTES, *, sync: bool = True, cut_zeros: bool = False) -> bytes:
     """Cut off what a crash left of a line, and return the whole lines in the last `tail_bytes` of the file.
 
-    In a file with the `newest` trades that begins at a zero byte: they are fetched again, older ones would be lost.
-    With `sync` the file is fsynced: a process that was killed left that to the system. Raises OSError, and VaultError
-    where the file is not made of lines of JSON.
+    With `cut_zeros` also what follows a zero byte, which a power cut leaves: only for files whose trades are fetched
+    again. With `sync` the file is fsynced: a process that was killed left that to the system. Raises OSError, and
+    VaultError where the file is not made of lines of JSON.
     """
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
@@ -992,7 +988,7 @@ def cut_torn_end(path: Path, tail_bytes: int = TAIL_BYTES, *, sync: bool = True,
         while True:
             file.seek(size - length)
             block = file.read(length)
-            end = whole_lines(block, newest=newest)
+            end = whole_lines(block, cut_zeros=cut_zeros)
             rewritten = not end and block.count(b'"\0i\0n\0s\0t\0I\0d\0') > 1  # as UTF-16, by PowerShell or an editor
             if rewritten or (not end and TORN_BYTES <= length < size):
                 raise VaultError(f"{path} does not end in lines of JSON; move it away and start again")
@@ -1099,15 +1095,15 @@ class Vault:
 
     def replace(self, path: Path, content: bytes) -> None:
         """Replace a file of the Vault atomically, on the disk when this returns; raise OSError where that fails."""
-        new = self.folder_of(path).with_suffix(".new")
+        new = self.with_folder(path).with_suffix(".new")
         with new.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
 
-    def folder_of(self, path: Path) -> Path:
-        """Make the folder of a file that is to be written, and return the file's path.
+    def with_folder(self, path: Path) -> Path:
+        """Return the path of a file that is to be written, after making its folder.
 
         Raises OSError where the Vault's drive is gone, or else a new Vault would be begun in its place, and VaultError
         where another exporter may write here.
@@ -1173,20 +1169,20 @@ class Vault:
 
 
 class GapsFile:
-    """An instrument's gaps file: a line is there before the trades after it are stored, and is kept true."""
+    """An instrument's gaps file: it names a gap before the trades after it are stored, and is kept true."""
 
     def __init__(self, vault: Vault, inst_id: str) -> None:
         self._vault = vault
         self._inst_id = inst_id
         self._path = vault.gaps_path(inst_id)
         self._gaps: list[Gap] = []
-        self._invalid: list[bytes] = []  # lines that say nothing; they stay, for a person to look at
-        self._replace = False  # the file says more than what is missing now
+        self._invalid: list[bytes] = []  # lines that Gap.parse refuses; they stay, for a person to look at
+        self._outdated = False  # the file names ids that are stored meanwhile, or on record otherwise
 
     def recover(self) -> None:
         """Cut off a torn end and read the file; raise OSError where that fails."""
         lines: list[bytes] = []
-        if self._vault.folder_of(self._path).exists():
+        if self._vault.with_folder(self._path).exists():
             cut_torn_end(self._path)
             lines = self._path.read_bytes().splitlines(keepends=True)
         self._gaps = self._vault.gaps(self._inst_id)
@@ -1197,7 +1193,7 @@ class GapsFile:
     def add(self, gaps: list[Gap]) -> None:
         """Put gaps on record, on the disk when this returns; raise OSError where that fails."""
         recorded_utc = utc_now()
-        with self._vault.folder_of(self._path).open("ab") as file:
+        with self._vault.with_folder(self._path).open("ab") as file:
             file.writelines(gap.line(self._inst_id, recorded_utc) for gap in gaps)
             file.flush()
             os.fsync(file.fileno())
@@ -1216,28 +1212,28 @@ class GapsFile:
         return [gap for gap in self._gaps if gap.reason == reason]
 
     def clear(self, reasons: set[str], low: Boundary, high: Boundary) -> None:
-        """Take ids that are stored, or on record otherwise, out of the gaps with these reasons."""
+        """Take ids that are stored, or on record otherwise, out of the gaps with these reasons, and save."""
         left = cut_from_gaps(self._gaps, reasons, low, high)
         if left != self._gaps:
-            self._gaps, self._replace = merge_gaps(left), True
+            self._gaps, self._outdated = merge_gaps(left), True
         self.save()
 
-    def ask_again(self, low: int, high: int = 1 << 64) -> None:
-        """Take these ids out of the gaps that were decided on: what was to be stored after them is lost in a crash.
+    def reopen(self, low: int, high: int = 1 << 64) -> None:
+        """Take these ids off the record where they are not `start` or `pending`: they are fetched again.
 
-        They are asked for again, and may be stored or decided on otherwise.
+        They went on record before a crash or a failed write, but the trades after them are not stored.
         """
         self.clear({"absent", "unrepaired", "horizon"}, Boundary(low, ""), Boundary(high, ""))
 
     def save(self) -> None:
-        """Make the file say what is missing now, if it does not; where that fails the next call tries again."""
-        if not self._replace:
+        """Replace the file if it is outdated; where that fails the next call tries again."""
+        if not self._outdated:
             return
         recorded_utc = utc_now()
         lines = self._invalid + [gap.line(self._inst_id, recorded_utc) for gap in self._gaps]
         with contextlib.suppress(OSError):  # Windows, while a reader has the file open
             self._vault.replace(self._path, b"".join(lines))
-            self._replace = False
+            self._outdated = False
 
 
 class TradeFiles:
@@ -1256,8 +1252,8 @@ class TradeFiles:
     def recover(self) -> list[str]:
         """Cut off torn ends, read the last line of every day, and return the newest dedup keys, oldest first.
 
-        Raises OSError where the Vault can't be written. A compressed day is read only where it can hold a last id that
-        matters: nobody writes to it, and unpacking takes seconds.
+        Raises OSError where the Vault can't be written. A compressed day is read only where its last id `matters`:
+        nobody writes to it, and unpacking takes seconds.
         """
         self.try_to_write(0)
         self.gaps.recover()
@@ -1268,8 +1264,8 @@ class TradeFiles:
             newest = len(ends) < 2
             pending = any(low <= day <= high for low, high in spans)
             matters = newest or pending
-            about = {"newest": newest, "matters": matters, "written": pending or not ends}
-            lines = [line for path in paths for line in self._tail_of(path, **about)]
+            read = partial(self._tail_of, newest=newest, matters=matters, cut_zeros=pending or not ends)
+            lines = [line for path in paths for line in read(path)]
             matches = [match for line in lines if (match := RECORD.fullmatch(line))]
             if matches:
                 last = matches[-1]
@@ -1281,16 +1277,16 @@ class TradeFiles:
         self._ends = ends
         return keys[-DEDUP_KEYS:]
 
-    def _tail_of(self, path: Path, *, newest: bool, matters: bool, written: bool) -> list[bytes]:
-        """Return the last lines of a file; raise VaultError where one that matters does not end in a record of its day.
+    def _tail_of(self, path: Path, *, newest: bool, matters: bool, cut_zeros: bool) -> list[bytes]:
+        """Cut off a torn end and return the last lines of a file, more of one of the `newest` days.
 
-        One that may have been `written` to when the power was cut is cut at a zero byte.
+        Raises VaultError where a file whose last id `matters` does not end in a record of its day.
         """
         if path.suffix == ".gz":
             numbered = collections.deque(numbered_lines([path]) if matters else (), DEDUP_KEYS)
             return [line for _, _, line in numbered]
         tail_bytes = TAIL_BYTES if newest else LAST_LINE_BYTES
-        lines = cut_torn_end(path, tail_bytes, sync=matters, newest=written).splitlines(keepends=True)
+        lines = cut_torn_end(path, tail_bytes, sync=matters, cut_zeros=cut_zeros).splitlines(keepends=True)
         last = RECORD.fullmatch(lines[-1]) if lines else None
         if matters and lines and not (last and last[1].decode() == path.stem):
             raise VaultError(f"{path} does not end in a record of its day; fix it, or move it away, and start again")
@@ -1307,9 +1303,9 @@ class TradeFiles:
     def fits(self, day: str, trade: Trade) -> bool:
         """Tell whether a trade can be appended to its day's file: ids rise there, and from day to day.
 
-        Times may cross at midnight, by CROSSING_S before and after it. A later day that begins over MIDNIGHT_S ahead,
-        or has not begun by this PC's clock, while the days before it just go on, was one trade's wrong time: that is no
-        reason to lose others.
+        Times may cross at midnight, by CROSSING_S before and after it. A later day is taken for one trade's wrong time,
+        which is no reason to lose others, if it is over MIDNIGHT_S ahead of this trade, or CLOCK_SLOW_S of this PC's
+        clock, and this trade goes on where the days before it end.
         """
         if self.end_of(day).trade_id >= trade.first:
             return False
@@ -1345,13 +1341,13 @@ class TradeFiles:
         """Return the highest stored trade with a lower id, or NOTHING."""
         return max((end for end in self._ends.values() if end.trade_id < before), default=NOTHING)
 
-    def live_edge(self) -> Boundary:
+    def live_end(self) -> Boundary:
         """Return the trade after which live capture continues: the highest stored or pending one, or NOTHING."""
         pending = [Boundary(gap.before_id - 1, gap.before_utc) for gap in self.gaps.pending()]
         return max([self.highest(), *pending], key=attrgetter("trade_id"))
 
     def try_to_write(self, size: int) -> None:
-        """Raise OSError where so many bytes can't be written; what is tried is gone again, also after a crash."""
+        """Raise OSError where `size` bytes can't be written; the file for the try is gone again, also after a crash."""
         folder = self.vault.trades / self.inst_id
         while not folder.exists() and folder != self.vault.root:
             folder = folder.parent
@@ -1382,9 +1378,9 @@ class TradeFiles:
 class TradeWriter:
     """Turns trades into lines of their days' files, open for append only. Live capture and history have one each.
 
-    Gaps and trades come in the order in which they are to be stored. A trade that does not fit its day's file, since
-    times cross at midnight, is handed to `on_unfit` instead; `on_day` is told before the first line of another day.
-    Methods that write raise OSError; then `abandon` it and recover. They raise VaultError where the lock is lost.
+    A trade that does not fit its day's file, as `fits` tells, is handed to `on_unfit` instead; `on_day` is told before
+    the first line of another day. Methods that write raise OSError; then `abandon` it and recover. They raise
+    VaultError where the lock is lost.
     """
 
     def __init__(
@@ -1402,8 +1398,8 @@ class TradeWriter:
         self._file: io.FileIO | None = None
         self._file_day = ""
         self._day = self._second = ""  # of the newest line
-        self._unfit = False  # trades of this day do not fit
-        self._crossing = False  # a later day has lower ids: trades of this day fit for a second around midnight only
+        self._unfit = False  # the present day's trades do not fit its file
+        self._judge_each_second = False  # a later day has lower ids, so that trades fit only close to midnight
         self._lines: list[str] = []  # of the day, not yet in the file
         self._newest: Trade | None = None  # of these lines
         self._unsynced = False
@@ -1415,7 +1411,7 @@ class TradeWriter:
         return bool(self._lines)
 
     def store(self, items: Iterable[Trade | Gap]) -> None:
-        """Put gaps on record and buffer lines; what is buffered goes to the file before another day's lines."""
+        """Put gaps on record and buffer lines; items come in the order in which they are to be stored."""
         gaps: list[Gap] = []
         for item in items:
             if isinstance(item, Gap):
@@ -1424,10 +1420,10 @@ class TradeWriter:
                     self._files.gaps.add(gaps)
                 continue
             second = utc_second(item.ts[:10])
-            if second is not self._second:
+            if second is not self._second:  # utc_second caches: the same second is the same object
                 self._second = second
-                if second[:10] != self._day or self._crossing:
-                    self._turn_day(second[:10], item)
+                if second[:10] != self._day or self._judge_each_second:
+                    self._judge_day(second[:10], item)
             if self._unfit:
                 self._on_unfit(item)
                 continue
@@ -1436,10 +1432,11 @@ class TradeWriter:
         if len(self._lines) >= FLUSH_LINES:
             self.flush()
 
-    def _turn_day(self, day: str, trade: Trade) -> None:
+    def _judge_day(self, day: str, trade: Trade) -> None:
+        """Find out whether this trade and those after it fit their day's file."""
         self.flush()
         self._unfit = not self._fits(day, trade)
-        self._crossing = self._files.highest_later(day, trade) != NOTHING
+        self._judge_each_second = self._files.highest_later(day, trade) != NOTHING
         self._day = day
         if not self._unfit:
             self._on_day(day)
@@ -1453,8 +1450,8 @@ class TradeWriter:
         self._files.vault.check_lock()
         if self._file is None or self._day != self._file_day:
             self.close_file()
-            path = self._files.vault.folder_of(self._files.path(self._day))
-            self._file_day, self._file = self._day, path.open("ab", buffering=0)  # sync looks at them in this order
+            path = self._files.vault.with_folder(self._files.path(self._day))
+            self._file_day, self._file = self._day, path.open("ab", buffering=0)  # in this order: sync reads both
         done = 0
         try:
             while done < len(lines):
@@ -1487,7 +1484,7 @@ class TradeWriter:
 
     def _fsync(self, file: io.FileIO) -> None:
         path = self._files.path(self._file_day)
-        # compressed, moved or replaced by a person, say: what was written since is lost; Windows refuses all of that
+        # a person may have compressed or moved it: what was written since is not in the Vault. Windows refuses that
         if sys.platform != "win32" and not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
             raise FileNotFoundError(f"the file of {self._file_day} was moved or replaced")
         os.fsync(file.fileno())
@@ -1504,12 +1501,12 @@ class TradeWriter:
     def abandon(self) -> None:
         """Drop what is buffered and close the file as it is, after a failed write."""
         self._lines.clear()
-        self.turn_anew()
+        self.forget_day()
         with contextlib.suppress(OSError):
             self.close_file(sync=False)
 
-    def turn_anew(self) -> None:
-        """Take the next trade for the first of its day: whether that fits is judged again. Nothing may be buffered."""
+    def forget_day(self) -> None:
+        """Judge anew whether the next trade fits its day's file. Nothing may be buffered."""
         self._day = self._second = ""
 
 
@@ -1618,7 +1615,7 @@ class Outage:
             log.info("OKX can be reached again", what=whats, since=since, took=f"{lasted:.1f}s")
 
     def _lasts(self) -> bool:
-        """Tell whether something fails still, but for what nobody tries any more."""
+        """Tell whether something is failing, but for what failed last over FORGET_S ago: nobody tries that any more."""
         now = monotonic()
         self._failing = {what: at for what, at in self._failing.items() if now - at < FORGET_S}
         return bool(self._failing)
@@ -1632,17 +1629,17 @@ class EndpointLimit:
         self._paused_until = 0.0
         self._delays = delays()
 
-    async def turn(self, *, patient: bool = False) -> float:
-        """Wait for this request's turn and return the time; a patient one takes a turn only once it is free."""
+    async def turn(self, *, background: bool = False) -> float:
+        """Wait for this request's turn and return the time; a `background` one lets all others go first."""
         while True:
             turn_at = max(monotonic(), self._turns[0] + REST_WINDOW_S, self._paused_until)
-            if patient and turn_at > monotonic():  # whoever is not patient comes first meanwhile
+            if background and turn_at > monotonic():  # takes it only once it is free: others come first
                 await asyncio.sleep(turn_at - monotonic())
                 continue
             self._turns.append(turn_at)
             await asyncio.sleep(turn_at - monotonic())
             now = monotonic()
-            if now >= self._paused_until and now < turn_at + LATE_TURN_S:  # after a sleep of the PC all are late
+            if now >= self._paused_until and now < turn_at + LATE_TURN_S:  # after a sleep of the PC all miss theirs
                 return now
 
     def succeeded(self) -> None:
@@ -1680,16 +1677,16 @@ class Rest:
         self._outage = outage
         self._throttle = LogThrottle()
 
-    async def get(self, path: str, *, patient: bool = False, **query: str | int) -> list[Any]:
+    async def get(self, path: str, *, background: bool = False, **query: str | int) -> list[Any]:
         """Return the `data` of an answer, however long it takes; an instrument that OKX does not know has none."""
         while True:
             with contextlib.suppress(RequestError):
-                return await self.try_to_get(path, patient=patient, **query)
+                return await self.try_to_get(path, background=background, **query)
 
-    async def try_to_get(self, path: str, *, patient: bool = False, **query: str | int) -> list[Any]:
+    async def try_to_get(self, path: str, *, background: bool = False, **query: str | int) -> list[Any]:
         """Ask once; raise RequestError where that fails. The next request to this endpoint waits a little then."""
         limit, url, name = self._limits[path], self._urls[0], path.rpartition("/")[2]
-        sent_at = await limit.turn(patient=patient)
+        sent_at = await limit.turn(background=background)
         try:
             data = await self._ask(url + path, query)
         except Exception as exc:
@@ -1707,10 +1704,10 @@ class Rest:
         return data
 
     def _try_next_url(self, url: str, reason: str) -> None:
-        """Ask another address of OKX from now on, where there is one and nobody changed it meanwhile."""
+        """Ask the next of OKX's addresses from now on, unless another request that failed has changed it already."""
         if len(self._urls) > 1 and self._urls[0] == url:
             self._urls.rotate(-1)
-            if url == REST_URLS[0] and self._throttle.may_log(url):  # or else again and again while neither is reached
+            if url == REST_URLS[0] and self._throttle.may_log(url):  # once a while, if neither is reached
                 log.warning(f"Can't reach {url} ({reason}): asking {self._urls[0]}")
 
     async def _ask(self, url: str, query: dict[str, str | int]) -> list[Any]:
@@ -1747,20 +1744,21 @@ class Rest:
                 return ts
             await asyncio.sleep(ASK_AGAIN_S[1])
 
-    async def newest(self, inst_id: str, limit: int) -> list[Trade]:
-        """Return the newest single trades, by id; what is no trade is left out."""
-        return parse_rows(inst_id, await self.get("/api/v5/market/trades", instId=inst_id, limit=limit))[0]
+    async def newest_id(self, inst_id: str) -> int:
+        """Return the id of the newest trade; -1 where there is none or its row is bad."""
+        trades, _ = parse_rows(inst_id, await self.get("/api/v5/market/trades", instId=inst_id, limit=1))
+        return max((trade.last for trade in trades), default=-1)
 
-    async def history(self, inst_id: str, after: int, *, patient: bool = False) -> list[Any]:
-        """Return PAGE single trades with lower ids, newest first; a patient request lets all others go first."""
-        return await self.get(HISTORY_TRADES, patient=patient, instId=inst_id, type=1, after=after, limit=PAGE)
+    async def page_below(self, inst_id: str, after: int, *, background: bool = False) -> list[Any]:
+        """Return PAGE single trades with lower ids than `after`, newest first; `background`: as EndpointLimit.turn."""
+        return await self.get(HISTORY_TRADES, background=background, instId=inst_id, type=1, after=after, limit=PAGE)
 
-    async def history_before(self, inst_id: str, ts: str) -> list[Any]:
+    async def page_before(self, inst_id: str, ts: str) -> list[Any]:
         """Return PAGE single trades with earlier times than `ts` (ms), newest first."""
         return await self.get(HISTORY_TRADES, instId=inst_id, type=2, after=ts, limit=PAGE)
 
-    async def try_history(self, inst_id: str, after: int) -> list[Any]:
-        """Do as `history` does, once; raise RequestError where that fails."""
+    async def try_page_below(self, inst_id: str, after: int) -> list[Any]:
+        """Do as `page_below` does, but ask only once; raise RequestError where that fails."""
         return await self.try_to_get(HISTORY_TRADES, instId=inst_id, type=1, after=after, limit=PAGE)
 
     async def candles(self, inst_id: str, start: int, end: int) -> list[Any]:
@@ -1770,7 +1768,7 @@ class Rest:
 
 
 class ExchangeClock:
-    """Tells which trade times can be true: none is more than a day ahead of this PC's clock and of OKX's."""
+    """Tells which trade times are believed: none is more than CLOCK_S ahead of both this PC's clock and OKX's."""
 
     def __init__(self, rest: Rest, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         self._rest = rest
@@ -1858,17 +1856,17 @@ class Archive:
 
     async def check(self) -> None:
         """Read all of it once; raise ArchiveDamagedError where it is not to be believed."""
-        edges: list[list[str]] = []  # the first and the last row
+        ends: list[list[str]] = []  # the first and the last row
         try:
             for rows in self._batches:
                 self._check_rows(rows)
-                edges = [edges[0] if edges else rows[0], rows[-1]]
+                ends = [ends[0] if ends else rows[0], rows[-1]]
                 await asyncio.sleep(0)  # live trades first
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, IndexError, RuntimeError) as exc:
             raise ArchiveDamagedError(describe(exc)) from exc  # OSError: an address in the zip that leads nowhere
-        if not edges:
+        if not ends:
             raise ArchiveDamagedError("it lists no trades")
-        if not all(self._is_of_day(row) for row in edges):
+        if not all(self._is_of_day(row) for row in ends):
             raise ArchiveDamagedError("it holds another day")
         self._batches = self._read()
 
@@ -2035,7 +2033,7 @@ class Feed:
             await asyncio.sleep(delay)
 
     def reconnect(self, reason: str) -> None:
-        """End the present connection without a word: a half-open one would not answer a polite close."""
+        """Cut the present connection without a close frame, which a half-open one would not answer."""
         if self._connection is not None:
             self._cut_reason = self._cut_reason or reason
             self._connection.transport.abort()
@@ -2116,7 +2114,7 @@ class Feed:
                 raise BuildFailError(f"Subscription rejected: code {code}, {text}")
             self.reconnect(f"subscription failed: code {code}, {text}")
         elif event == "notice" and code == "64008":
-            if now - self._noticed_at >= NOTICE_S:  # or else again and again
+            if now - self._noticed_at >= NOTICE_S:  # each notice would bring a reconnect otherwise
                 self.reconnect("OKX announced an upgrade")
             self._noticed_at = now
         else:
@@ -2147,7 +2145,7 @@ def spawn(tasks: asyncio.TaskGroup, job: Coroutine[Any, Any, None]) -> None:
 
 
 class AwakeClock:
-    """A clock, s, that stands still while the PC sleeps: a sleep looks like one long pause here."""
+    """A clock, s, that stands still while the PC sleeps: between two ticks it goes on by 4 * WATCH_S at most."""
 
     def __init__(self) -> None:
         self._time = 0.0  # at the last tick
@@ -2167,7 +2165,7 @@ class AwakeClock:
 
 @dataclasses.dataclass(frozen=True)
 class Services:
-    """What live capture and history of all instruments share."""
+    """What live capture and history use, of all instruments together."""
 
     rest: Rest
     clock: ExchangeClock
@@ -2188,8 +2186,8 @@ def first_break(trades: list[Trade]) -> int:
 class Backfill:
     """Asks REST for what a sequence lacks, page by page, and stores it.
 
-    A bad row is asked for again for BAD_ROW_S; then `on_bad_row` is told its id (None: that is bad itself) and what is
-    wrong with it.
+    A bad row is asked for again for BAD_ROW_S; then `on_bad_row` is told its id (None: the id is what is bad) and what
+    is wrong with it.
     """
 
     def __init__(
@@ -2200,22 +2198,22 @@ class Backfill:
         store: Callable[[Iterable[Trade | Gap]], None],
         on_bad_row: Callable[[int | None, BuildFailError], None],
         *,
-        patient: bool = False,  # others are asked for first, and nothing can still come late
+        background: bool = False,  # all other requests go first, and nothing can still come late
     ) -> None:
         self.fetched = 0  # trades
-        self.repair = Repair(sequence, monotonic(), 0.0 if patient else LATE_S)
+        self.repair = Repair(sequence, monotonic(), 0.0 if background else LATE_S)
         self._inst_id = inst_id
         self._services = services
         self._sequence = sequence
         self._store = store
         self._on_bad_row = on_bad_row
-        self._patient = patient
+        self._background = background
         self._bad_since: dict[str, float] = {}
 
     async def ask(self, pages: list[int], go_on: Callable[[], bool]) -> bool:
-        """Ask for pages all at once and learn from them in order, while `go_on`; return whether an answer helped."""
-        history = partial(self._services.rest.history, self._inst_id, patient=self._patient)
-        asked = [asyncio.ensure_future(history(after)) for after in pages]
+        """Ask for pages all at once and learn from them in order, while `go_on()`; return whether an answer helped."""
+        page = partial(self._services.rest.page_below, self._inst_id, background=self._background)
+        asked = [asyncio.ensure_future(page(after)) for after in pages]
         helped = False
         try:
             for after, answer in zip(pages, asked, strict=True):
@@ -2232,7 +2230,7 @@ class Backfill:
         return helped
 
     async def _good_trades(self, rows: list[Any]) -> list[Trade]:
-        """Return an answer's trades by id, up to the first bad row of a missing trade, which is asked for again."""
+        """Return an answer's trades by id, up to the first bad row of a missing trade: that is asked for again."""
         trades, bad = parse_rows(self._inst_id, rows)
         for trade in trades:
             try:
@@ -2242,23 +2240,23 @@ class Backfill:
             else:
                 self._bad_since.pop(trade.trade_id, None)
         for text, defect in bad:
-            known = int(text) if re.fullmatch(FIELD_PATTERNS[3], text) else None
-            if known is not None and not self._sequence.lacks(known):
+            bad_id = int(text) if re.fullmatch(FIELD_PATTERNS[3], text) else None
+            if bad_id is not None and not self._sequence.lacks(bad_id):
                 continue
-            cut = known if known is not None else first_break(trades)
-            trades = [trade for trade in trades if trade.last < cut]
+            end = bad_id if bad_id is not None else first_break(trades)
+            trades = [trade for trade in trades if trade.last < end]
             now = self._services.awake.now
             if now - self._bad_since.setdefault(text, now) >= BAD_ROW_S:
-                self._on_bad_row(known, defect)
+                self._on_bad_row(bad_id, defect)
         return trades
 
 
 async def lowest_trade(rest: Rest, inst_id: str, known_id: int) -> Trade | None:
-    """Return the trade with the lowest id that REST has, or None where it shows none up to `known_id`."""
+    """Return the trade with the lowest id that REST has, or None where it shows none up to `known_id`, which exists."""
     search, lowest, outcome = HoleSearch(0, known_id), None, "going on"
     while outcome == "going on":
         after = search.address()
-        rows = [row for row in parse_rows(inst_id, await rest.history(inst_id, after))[0] if row.last < after]
+        rows = [row for row in parse_rows(inst_id, await rest.page_below(inst_id, after))[0] if row.last < after]
         lowest = min([*rows, *([lowest] if lowest else [])], default=None)
         outcome = search.learn(after, [row.last for row in rows])
         if 0 < len(rows) < PAGE:  # there is nothing below
@@ -2288,17 +2286,17 @@ class DayStartSearch:
         A page that shows two neighbouring ids on both sides of midnight is believed. Where they are no neighbours, and
         where REST has nothing before midnight, ABSENT_ANSWERS over ABSENT_S have to agree.
         """
-        last = 0  # the highest id that was shown with a time before midnight
+        last = 0  # the highest id that a page showed with a time before midnight
         for pause in itertools.chain(ASK_AGAIN_S[:1] * 3, itertools.repeat(ASK_AGAIN_S[1])):
-            rows = self._rows(await self._rest.history_before(self._inst_id, self._midnight))
+            rows = self._rows(await self._rest.page_before(self._inst_id, self._midnight))
             if earlier := self._before_midnight(rows, last):
-                # the newest by time need not have the highest ids: then go up, half a page each time
-                page = self._rows(await self._rest.history(self._inst_id, earlier + 1 + PAGE // 2))
+                # around that id; if the page shows a higher one before midnight, go on around that
+                page = self._rows(await self._rest.page_below(self._inst_id, earlier + 1 + PAGE // 2))
                 if start := self._judge(page, known_id):
                     return start
                 if (last := self._before_midnight(page, earlier)) > earlier:
                     continue
-            elif await self._rest.history(self._inst_id, known_id + 1) and self._proves(None):
+            elif await self._rest.page_below(self._inst_id, known_id + 1) and self._proves(None):
                 return DayStart(None, await lowest_trade(self._rest, self._inst_id, known_id))
             await asyncio.sleep(pause)
         raise AssertionError  # the loop has no end
@@ -2307,11 +2305,11 @@ class DayStartSearch:
         return parse_rows(self._inst_id, rows)[0]
 
     def _before_midnight(self, rows: list[Trade], least: int) -> int:
-        """Return the highest id of rows with times before midnight, and no lower one than `least`."""
+        """Return the highest id of rows with times before midnight, at least `least`."""
         return max((row.last for row in rows if row.ts < self._midnight and row.last > least), default=least)
 
     def _judge(self, page: list[Trade], known_id: int) -> DayStart | None:
-        """Return the start that a page shows, if it is believed."""
+        """Return the start of the day that a page shows, or None if it shows none that is believed."""
         before = next((row for row in reversed(page) if row.ts < self._midnight), None)
         if before is None:
             return None
@@ -2324,13 +2322,13 @@ class DayStartSearch:
         return DayStart(before, first) if neighbours or self._proves((before.last, first.last)) else None
 
     def _proves(self, claim: Hashable) -> bool:
-        """Count an answer that shows this; tell whether it is to be believed."""
+        """Count an answer that shows this; return whether that proves it."""
         self._evidence.add(claim, monotonic())
         return self._evidence.proves(claim, monotonic())
 
 
-class Progress:
-    """What the log says of a live repair, from the first request on."""
+class RepairProgress:
+    """Logs how far a live repair is, from the first request on."""
 
     def __init__(self, inst_id: str, sequence: Sequence, throttle: LogThrottle) -> None:
         self._inst_id = inst_id
@@ -2342,7 +2340,7 @@ class Progress:
             log.warning("Gap found", **self._ids, missing=sum(high - low + 1 for low, high in ranges))
 
     def log(self, fetched: int) -> None:
-        """Say how far it is, every PROGRESS_S; `fetched` trades are stored."""
+        """Log how far it is, every PROGRESS_S; `fetched` trades are stored."""
         now = monotonic()
         if now - self._logged_at >= PROGRESS_S and self._sequence.open:
             self._logged_at = now
@@ -2353,7 +2351,7 @@ class Progress:
             log.info(f"Backfill {self._inst_id} {share:.0%}", fetched=fetched, missing=missing, eta=str(eta))
 
     def end(self, fetched: int) -> None:
-        """Say that it is closed."""
+        """Log that nothing is missing any more."""
         log.info("Gap repaired", **self._ids, fetched=fetched, took=f"{monotonic() - self._began_at:.1f}s")
 
 
@@ -2375,19 +2373,19 @@ class LiveCapture(Protocol):
 
 
 class LiveRepair:
-    """Asks REST for what live capture lacks, round after round, until nothing is missing of the live trades' day."""
+    """Asks REST for what live capture lacks, page by page, until nothing is missing of the newest trade's day."""
 
     def __init__(self, inst_id: str, sequence: Sequence, services: Services, capture: LiveCapture) -> None:
         self._inst_id = inst_id
         self._sequence = sequence
         self._services = services
         self._capture = capture
-        self._begin()
+        self._start_over()
 
-    def _begin(self) -> None:
-        """Look at what is missing as if for the first time."""
+    def _start_over(self) -> None:
+        """Forget what was asked for: ids went on record, and what is missing now is another gap."""
         self._backfill = Backfill(self._inst_id, self._services, self._sequence, self._capture.store, self._refuse)
-        self._progress: Progress | None = None
+        self._progress: RepairProgress | None = None
 
     async def run(self) -> None:
         """Repair until nothing is missing or a write fails; raise BuildFailError where REST's rows stay bad."""
@@ -2398,12 +2396,12 @@ class LiveRepair:
             while sequence.open and not self._capture.failed:
                 pages = self._backfill.repair.next_pages(monotonic())
                 left = patience.left(awake.now)
-                if not pages or (patience.given_up and not patience.has_failed_since(found_at)):
+                if not pages or (patience.given_up and not patience.probe_failed_since(found_at)):
                     await asyncio.sleep(POLL_S)
                 elif patience.given_up or not left:
                     self._give_up()
                 else:
-                    with contextlib.suppress(TimeoutError):  # after a sleep of the PC it comes too early
+                    with contextlib.suppress(TimeoutError):  # `left` decides: a timeout also counts a sleep of the PC
                         async with asyncio.timeout(left):
                             await self._fetch(pages)
             if self._progress and not self._capture.failed:
@@ -2412,24 +2410,24 @@ class LiveRepair:
             patience.end(self._inst_id)
 
     async def _fetch(self, pages: list[int]) -> None:
-        """Find out where the day begins if more than the day is missing, or ask for pages."""
-        if self._reaches_past():
-            await self._find_day()
+        """Ask for pages; but first, where earlier days are missing too, leave those to history."""
+        if self._reaches_into_history():
+            await self._leave_past_to_history()
             return
-        self._progress = self._progress or Progress(self._inst_id, self._sequence, self._services.throttle)
+        self._progress = self._progress or RepairProgress(self._inst_id, self._sequence, self._services.throttle)
         if await self._backfill.ask(pages, lambda: self._sequence.open and not self._capture.failed):
-            self._services.patience.help(self._services.awake.now)
+            self._services.patience.helped(self._services.awake.now)
         self._progress.log(self._backfill.fetched)
 
     def _midnight(self) -> str:
         return midnight_of(utc_day(self._sequence.known_ts))
 
-    def _reaches_past(self) -> bool:
-        """Tell whether what is missing reaches back over midnight for so long that it is history."""
+    def _reaches_into_history(self) -> bool:
+        """Tell whether what is missing begins over MIDNIGHT_S before the newest trade's day: history repairs that."""
         sequence = self._sequence
         return sequence.begin_unknown or int(sequence.ts or 0) < int(self._midnight()) - MIDNIGHT_S * 1000
 
-    async def _find_day(self) -> None:
+    async def _leave_past_to_history(self) -> None:
         """Leave to history what is missing before the day of the newest known trade."""
         sequence, midnight = self._sequence, self._midnight()
         search = DayStartSearch(self._inst_id, self._services.rest, utc_day(sequence.known_ts))
@@ -2437,22 +2435,22 @@ class LiveRepair:
         if self._capture.failed or self._midnight() != midnight:
             return
         if start.first:
-            self._services.patience.help(self._services.awake.now)
+            self._services.patience.helped(self._services.awake.now)
             self._capture.leave_to_history(start.first.first, start.first.ts)
-            self._begin()
+            self._start_over()
         elif start.before and start.before.last >= sequence.known_id:  # the newest push had a wrong time, of tomorrow
             sequence.expect(sequence.known_id, start.before.ts)
 
     def _give_up(self) -> None:
-        """Put on record what is missing, but for what may still come late; what is of earlier days becomes pending."""
+        """Give REST up: what is missing goes on record, earlier days as pending, but for what may still come late."""
         sequence, settled = self._sequence, self._backfill.repair.settled
         if self._services.patience.give_up():
             self._services.spawn(self._probe(sequence.known_id, sequence.known_ts))
-        if sequence.ts < (midnight := self._midnight()) and self._reaches_past():
+        if sequence.ts < (midnight := self._midnight()) and self._reaches_into_history():
             first = next(((trade.first, trade.ts) for trade in sequence.waiting if trade.ts >= midnight), None)
             self._capture.leave_to_history(*(first or (sequence.known_id + 1, sequence.known_ts)))
-        self._capture.store(sequence.give_up(settled, "unrepaired"))
-        self._begin()
+        self._capture.store(sequence.put_on_record(settled, "unrepaired"))
+        self._start_over()
 
     async def _probe(self, trade_id: int, ts: str) -> None:
         """Keep asking REST until it shows a trade with this id or time, or later; then gaps are repaired again."""
@@ -2460,8 +2458,8 @@ class LiveRepair:
         while True:
             began_at = awake.now
             with contextlib.suppress(RequestError):
-                rows = parse_rows(self._inst_id, await self._services.rest.try_history(self._inst_id, trade_id + 1))[0]
-                if any(row.last >= trade_id or row.ts >= ts for row in rows):
+                page = await self._services.rest.try_page_below(self._inst_id, trade_id + 1)
+                if any(row.last >= trade_id or row.ts >= ts for row in parse_rows(self._inst_id, page)[0]):
                     break
             patience.probe_failed(began_at)
             await asyncio.sleep(ASK_AGAIN_S[1])
@@ -2496,7 +2494,7 @@ class Recorder:
         self._on_pending = on_pending
         self._since = since  # a UTC day, `now`, or nothing
         self._first_push = True
-        self._skipped_upto = -1  # with --since now, the last id that was missed before this start
+        self._missed_upto = -1  # with --since now, the last id that was missed before this start
         self._recent = RecentKeys()
         self._flush_due = self._repairing = False
 
@@ -2506,48 +2504,48 @@ class Recorder:
 
     def _go_on(self, keys: list[str]) -> None:
         """Continue after the highest stored or pending id; `keys`: newest dedup keys."""
-        end = self._files.live_edge()
+        end = self._files.live_end()
         if end == NOTHING and self._since not in {"", "now"}:  # not even the lowest id that is wanted is known
             self.sequence.restart(-1, midnight_of(self._since))
         else:
             self.sequence.restart(None if end == NOTHING else end.trade_id, milliseconds(end.time_utc))
-        if self.sequence.next_id is not None:  # or else nothing is: files were moved away, and gaps tell of them
-            self._files.gaps.ask_again(end.trade_id + 1)
+        if self.sequence.next_id is not None:  # or else files were moved away, and gaps tell of them
+            self._files.gaps.reopen(end.trade_id + 1)
         self._recent = RecentKeys(dict.fromkeys(keys))
         self.failed = False
 
     def take(self, trade: Trade) -> None:
         """Take a push; raise BuildFailError and VaultError."""
         repeated = trade.key in self._recent
-        if not repeated:  # by OKX at each subscription
+        if not repeated:  # OKX repeats the newest trade at each subscription
             self.heard_at = monotonic()
         if not self._services.clock.allows(trade.ts):
             self._services.clock.hold(trade, self.take)
             return
         if repeated:
-            self._recent.mark_seen(trade.key)
+            self._recent.make_newest(trade.key)
             self.sequence.skip(trade)
         elif self.failed:
             self.sequence.note(trade)
         else:
             self.store(self.sequence.offer(trade))
         if self._first_push:
-            self._end_first_push(trade)
+            self._on_first_push(trade)
         if self.sequence.open and not self._repairing and not self.failed:
             self._repair()
 
-    def _end_first_push(self, trade: Trade) -> None:
-        """Log the first push of this run; with --since now, what was missed before it goes on record."""
+    def _on_first_push(self, trade: Trade) -> None:
+        """Log the first push of this run; with --since now, put what was missed before it on record."""
         self._first_push = False
         log.info("First trade", instId=self.inst_id, trade_id=trade.trade_id, time=utc(trade.ts))
         if self._since == "now":
-            self._skipped_upto = trade.first - 1
-            self.store(self.sequence.give_up(self._skipped_upto, "horizon"))
+            self._missed_upto = trade.first - 1
+            self.store(self.sequence.put_on_record(self._missed_upto, "horizon"))
 
     def leave_to_history(self, first: int, ts: str) -> None:
         """Put what is missing below the id `first`, of the time `ts` (ms), on record as pending, and go on there.
 
-        Where nothing is stored and the record is to begin with this day, it begins here.
+        Where nothing is stored and --since names this day, there is nothing below: the record begins here.
         """
         sequence = self.sequence
         after_id = None if sequence.begin_unknown else sequence.last
@@ -2562,7 +2560,7 @@ class Recorder:
         except OSError as exc:
             self.fail(exc)
             return
-        self.store(sequence.skip_to(first, ts))
+        self.store(sequence.continue_at(first, ts))
         self._on_pending()
 
     def flush(self) -> None:
@@ -2598,7 +2596,7 @@ class Recorder:
             asyncio.get_running_loop().call_soon(self.flush)  # when all that came together is taken
 
     def _fits(self, day: str, trade: Trade) -> bool:
-        """Tell whether a trade can be appended to its day's file: history will still append to the days it fills."""
+        """Tell whether a trade can be appended to its day's file: none to a day that history is still to fill."""
         filled = [gap.before_utc[:10] for gap in self._files.gaps.pending()]
         return day >= max(filled, default="") and self._files.fits(day, trade)
 
@@ -2611,7 +2609,7 @@ class Recorder:
 
     async def _mend(self, exc: OSError) -> None:
         self._go_on(await self._files.until_writable(self._services.throttle, exc))
-        self.store(self.sequence.give_up(self._skipped_upto, "horizon"))  # if the first line was not written
+        self.store(self.sequence.put_on_record(self._missed_upto, "horizon"))  # where just that was not written
         if self.sequence.open and not self._repairing:
             self._repair()
 
@@ -2669,19 +2667,19 @@ class ArchiveSource:
             self._archive = None
 
     def next_day(self, ts: str) -> date:
-        """Return the day of the archive that holds the trade after the one of the time `ts` (ms)."""
+        """Return the day of the archive to read next, where the last trade had the time `ts` (ms)."""
         return max(archive_day(ts), self._read_upto + timedelta(days=1))
 
     def bad_run(self, low: int, high: int) -> tuple[int, int]:
-        """Return first and last of the lowest of these ids in a row that have bad rows; (high + 1, high) for none."""
+        """Return first and last id of the lowest bad rows in a row from `low` to `high`; (high + 1, high) for none."""
         ids = self._bad_ids
         start = end = bisect.bisect_left(ids, low)
         while end < len(ids) and ids[end] <= high and ids[end] - ids[start] == end - start:
             end += 1
         return (ids[start], ids[end - 1]) if end > start else (high + 1, high)
 
-    def pass_over(self, day: date) -> None:
-        """Go on with the archive of the next day."""
+    def finish_day(self, day: date) -> None:
+        """Note that the archive of a day has nothing more for the range: the next day's comes next."""
         self._read_upto = day
 
     async def open(self, day: date) -> bool:
@@ -2719,7 +2717,7 @@ class ArchiveSource:
             return []
         batch = self._archive.trades()
         if batch is None:
-            self.pass_over(self._archive.day)
+            self.finish_day(self._archive.day)
             self.close()
             return []
         trades, bad = batch
@@ -2732,36 +2730,36 @@ class ArchiveSource:
 
 
 class RestReach:
-    """Finds out which of the missing ids REST does not reach back to: it serves two to three months."""
+    """Finds out how far back REST reaches: it serves two to three months."""
 
     def __init__(self, rest: Rest, inst_id: str) -> None:
-        self.begin = -1  # REST shows nothing below this id
+        self.lowest_id = -1  # REST shows nothing below it; -1: not known
         self._rest = rest
         self._inst_id = inst_id
         self._low, self._since = -1, 0.0  # the lowest missing id, and since when it is that
 
     async def look(self, low: int, high: int, newest: int) -> None:
-        """Find out where REST begins, if it was asked for ABSENT_S for the lowest missing ids, `low` to `high`.
+        """Find out `lowest_id`, once the ids `low` to `high` have been the lowest missing ones for ABSENT_S.
 
         A REST that shows the id `newest` works.
         """
         if low != self._low:
             self._low, self._since = low, monotonic()
-        if high < self.begin or monotonic() - self._since <= ABSENT_S:
+        if high < self.lowest_id or monotonic() - self._since <= ABSENT_S:
             return
         lowest = await lowest_trade(self._rest, self._inst_id, newest)
         if lowest and lowest.last > low and await self._shows_nothing_below(lowest.last, newest):
-            self.begin = lowest.last
+            self.lowest_id = lowest.last
         self._since = monotonic()
 
     async def _shows_nothing_below(self, begin: int, newest: int) -> bool:
         """Ask REST ABSENT_ANSWERS times over ABSENT_S whether it shows any id below `begin`.
 
-        Each time it has to show the `newest` ids as well: or else it is broken, and that proves nothing.
+        Each time it has to show the id `newest` as well: an answer of a REST that is broken proves nothing.
         """
         for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
-            rows = parse_rows(self._inst_id, await self._rest.history(self._inst_id, begin))[0]
-            if any(row.last < begin for row in rows) or not await self._rest.history(self._inst_id, newest + 1):
+            rows = parse_rows(self._inst_id, await self._rest.page_below(self._inst_id, begin))[0]
+            if any(row.last < begin for row in rows) or not await self._rest.page_below(self._inst_id, newest + 1):
                 return False
             await asyncio.sleep(pause)
         return True
@@ -2770,8 +2768,8 @@ class RestReach:
 class RangeFill:
     """Fetches one pending range, lowest id first, from archives and REST into a sequence, and stores it.
 
-    `newest` gives the highest id that live capture knows and its time (ms): a REST that shows it works. `store` stores
-    what the sequence lets through.
+    Archives come first while over ARCHIVE_IDS are missing, or REST does not reach them; REST gives what they lack.
+    `newest` gives the highest id that live capture knows and its time (ms): a REST that shows it works.
     """
 
     def __init__(
@@ -2792,8 +2790,8 @@ class RangeFill:
         self._newest = newest
         self._store = store
         self._end_ts = milliseconds(gap.before_utc) or newest()[1]
-        self._floor_ts = milliseconds(gap.after_utc)  # where the range has no lower id: what is older is not wanted
-        self._backfill = Backfill(files.inst_id, services, self._sequence, store, self._on_bad_row, patient=True)
+        self._since_ts = milliseconds(gap.after_utc)  # older trades are not wanted, where `after_id` is None
+        self._backfill = Backfill(files.inst_id, services, self._sequence, store, self._on_bad_row, background=True)
         self._reach = RestReach(services.rest, files.inst_id)
 
     @property
@@ -2801,18 +2799,18 @@ class RangeFill:
         """Tell whether all of the range is stored or on record."""
         return self._sequence.next_id is not None and self._sequence.next_id >= self._end
 
-    async def find_lower_edge(self) -> None:
+    async def find_begin(self) -> None:
         """Find out where the range begins: after what is stored of it, or with the first trade of a day."""
         gap = self._gap
         stored = self._files.highest(before=gap.before_id)  # may lie below the range, where a line was lost
         if stored != NOTHING or gap.after_id is not None:
-            edge = stored if stored != NOTHING else Boundary(gap.first - 1, gap.after_utc)
-            self._sequence.restart(edge.trade_id, milliseconds(edge.time_utc) or self._end_ts)
-            self._files.gaps.ask_again(edge.trade_id + 1, gap.before_id - 1)
+            before = stored if stored != NOTHING else Boundary(gap.first - 1, gap.after_utc)
+            self._sequence.restart(before.trade_id, milliseconds(before.time_utc) or self._end_ts)
+            self._files.gaps.reopen(before.trade_id + 1, gap.before_id - 1)
             return
-        self._sequence.restart(-1, self._floor_ts)
-        self._files.gaps.ask_again(0, gap.before_id - 1)
-        search = DayStartSearch(self._files.inst_id, self._services.rest, utc_day(self._floor_ts))
+        self._sequence.restart(-1, self._since_ts)
+        self._files.gaps.reopen(0, gap.before_id - 1)
+        search = DayStartSearch(self._files.inst_id, self._services.rest, utc_day(self._since_ts))
         start = await search.find(max(self._newest()[0], self._end))  # there may have been no push yet
         if start.before and start.first:
             self._begin_with(start.first)
@@ -2824,7 +2822,7 @@ class RangeFill:
         else:
             await self._take_pages()
         decided: list[Trade | Gap] = []  # stored together: each gap on record costs an fsync
-        while (missing := next(self._sequence.missing(), None)) and missing[1] < self._reach.begin:
+        while (missing := next(self._sequence.missing(), None)) and missing[1] < self._reach.lowest_id:
             items = self._decide(*missing)
             if items is None:
                 break
@@ -2832,18 +2830,17 @@ class RangeFill:
         self._store(decided)
 
     def _begin_with(self, trade: Trade) -> None:
-        """Let the range, whose lower edge was not known, begin with this trade."""
+        """Let the range, whose begin was not known, begin with this trade."""
         since = self._gap.after_utc
         reason, after_utc = ("horizon", since) if self._begins_late(trade) else ("start", "")
         self._files.gaps.add([Gap(reason, None, trade.first, after_utc, utc(trade.ts))])
         self._files.gaps.clear({"pending"}, Boundary(0, ""), Boundary(trade.first - 1, since))
-        self._sequence.restart(trade.first - 1, self._floor_ts)
+        self._sequence.restart(trade.first - 1, self._since_ts)
 
     def _begins_late(self, trade: Trade) -> bool:
-        """Tell whether OKX once had trades between where the range is to begin and this one, its first to be had."""
-        if archive_day(self._floor_ts) in self._source.gone and begins_archive(trade):
-            return True
-        return utc_day(trade.ts) > utc_day(self._floor_ts)
+        """Tell whether OKX once had trades of the range before this one, the first that it still has."""
+        first_archive_gone = archive_day(self._since_ts) in self._source.gone and begins_archive(trade)
+        return first_archive_gone or utc_day(trade.ts) > utc_day(self._since_ts)
 
     async def _take_archive(self) -> bool:
         """Offer a batch of an archive to the sequence; return False where REST is to be asked instead."""
@@ -2851,15 +2848,15 @@ class RangeFill:
         low = sequence.next_id or 0
         if not source.is_open:
             day = source.next_day(sequence.ts)
-            if low >= self._reach.begin and (self._end - low <= ARCHIVE_IDS or sequence.waiting):
+            if low >= self._reach.lowest_id and (self._end - low <= ARCHIVE_IDS or sequence.waiting):
                 return False
             if day > archive_day(self._end_ts) or not await source.open(day):
                 return False
-            sequence.expect(low - 1, sequence.ts)  # from now on what it lists
-        if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2:  # what it does not list is asked of REST first
+            sequence.expect(low - 1, sequence.ts)  # nothing but what this archive lists, as it is read
+        if len(sequence.waiting) >= LOOKAHEAD_TRADES // 2:  # first REST is asked for what it does not list
             return False
         trades = [trade for trade in source.read() if low <= trade.first < self._end]
-        if sequence.begin_unknown and (trades := [trade for trade in trades if trade.ts >= self._floor_ts]):
+        if sequence.begin_unknown and (trades := [trade for trade in trades if trade.ts >= self._since_ts]):
             self._begin_with(trades[0])
         self._store([item for trade in trades for item in sequence.offer(trade)])
         return True
@@ -2868,7 +2865,7 @@ class RangeFill:
         """Ask REST for what is missing, and find out where it does not reach."""
         sequence, source = self._sequence, self._source
         low = sequence.next_id or 0
-        if not source.is_open:  # only what archives left out, where that is missing
+        if not source.is_open:  # first what archives left out between their ids, then all up to the end of the range
             upto = source.listed[1] if low < source.listed[1] else self._end - 1
             sequence.expect(min(upto, self._end - 1), self._end_ts)
         pages = self._backfill.repair.next_pages(monotonic())
@@ -2881,11 +2878,12 @@ class RangeFill:
                     await self._reach.look(*missing, max(self._newest()[0], self._end - 1))
 
     def _decide(self, low: int, high: int) -> list[Trade | Gap] | None:
-        """Decide about the lowest missing ids, which REST does not reach; return what is to be stored, None to wait."""
+        """Return what to store for the lowest missing ids, which REST lacks; None while an archive may still come."""
         sequence, source = self._sequence, self._source
         if source.listed[0] < low and high < source.listed[1]:  # what an archive does not list there never existed
             bad, last_bad = source.bad_run(low, high)
-            return sequence.give_up(last_bad, "unrepaired") if bad == low else sequence.give_up(bad - 1, "absent")
+            upto, reason = (last_bad, "unrepaired") if bad == low else (bad - 1, "absent")
+            return sequence.put_on_record(upto, reason)
         day, last_day = source.next_day(sequence.ts), archive_day(self._end_ts)
         none_left = source.is_open or day in source.gone or day > last_day  # of the archives that may hold them
         first = sequence.waiting[0] if sequence.waiting and sequence.begin_unknown else None
@@ -2899,24 +2897,24 @@ class RangeFill:
                 log.info(what, instId=self._files.inst_id, day=str(day))
             return None
         if not source.is_open and day < last_day:  # a later archive shows how far the missing ids go
-            source.pass_over(day)
+            source.finish_day(day)
             return None
         if first:
             self._begin_with(first)
             return []
-        return sequence.give_up(high, "horizon")
+        return sequence.put_on_record(high, "horizon")
 
     def _on_bad_row(self, trade_id: int | None, exc: BuildFailError) -> None:
-        """Give up an id whose row stays bad, when it is the lowest that is missing."""
+        """Put an id whose row stays bad on record, when it is the lowest that is missing."""
         low = self._sequence.next_id or 0
         if trade_id is None or trade_id == low:
             what = "REST keeps sending an invalid row; its trade is skipped (unrepaired)"
             log.warning(what, instId=self._files.inst_id, error=exc.args[0])
-            self._store(self._sequence.give_up(low, "unrepaired"))
+            self._store(self._sequence.put_on_record(low, "unrepaired"))
 
 
 class HistoryProgress:
-    """What the log says of an instrument's history: what is pending, each finished day, how long it takes."""
+    """Logs an instrument's history: what is pending, each finished day, how long it takes."""
 
     def __init__(self, files: TradeFiles) -> None:
         self._inst_id = files.inst_id
@@ -2925,7 +2923,7 @@ class HistoryProgress:
         self._days = self._stored = 0  # finished, and trades, since `begin`
 
     def pending_ids(self) -> int:
-        """Return how many ids are pending; those of a range without a lower edge are not known and not counted."""
+        """Return how many ids are pending, but for ranges whose begin is not known."""
         ranges = [gap for gap in self._files.gaps.pending() if gap.after_id is not None]
         return sum(gap.before_id - max(gap.first, self._files.highest(gap.before_id).trade_id + 1) for gap in ranges)
 
@@ -2967,7 +2965,7 @@ class HistoryProgress:
         return str(timedelta(seconds=round(pending / rate))) if rate else "unknown"
 
 
-def fetch_since(files: TradeFiles, day: str) -> None:
+def make_pending_since(files: TradeFiles, day: str) -> None:
     """Put on record as pending what lies before the first stored day, back to `day`; raise OSError.
 
     Nothing changes where that day is stored, pending or on record as no longer to be had.
@@ -2981,7 +2979,7 @@ def fetch_since(files: TradeFiles, day: str) -> None:
         Boundary(gap.before_id, gap.before_utc) if gap.after_id is None else Boundary(gap.first, gap.after_utc)
         for gap in gaps.of("pending")
     ]
-    if first:  # not its line's id, if it can be: that line may hold several; lower starts are of removed files
+    if first:  # the line shows only its last id, its `start` gap the first one; lower starts are of removed files
         starts = (Boundary(gap.before_id, gap.before_utc) for gap in gaps.of("start") if gap.after_id is None)
         edges.append(max((start for start in starts if start.trade_id <= first.trade_id), default=first))
     if edges:
@@ -3037,36 +3035,36 @@ class History:
                 await self._files.until_writable(self._services.throttle, exc)
 
     async def _fill_range(self, gap: Gap) -> None:
-        self.writer.turn_anew()  # what did not fit may have been of the day that this range begins with
+        self.writer.forget_day()  # trades of the last range did not fit, perhaps; those of this one may
         self._day = ""
         self._unfit.clear()
         with contextlib.closing(ArchiveSource(self._archives, self._instrument)) as source:
             fill = RangeFill(gap, self._files, self._services, source, self._newest, self._store)
-            await fill.find_lower_edge()
+            await fill.find_begin()
             while not fill.done and not self._is_blocked():
-                await self._may_go_on()
+                await self._give_way()
                 await fill.step()
         self._end_day()
         before = self._unfit[0].first if self._unfit else gap.before_id
         end = Boundary(before - 1, self._files.highest(before).time_utc)
         self._clear(end)
         if self._unfit:
-            self._give_up(gap._replace(reason="unrepaired", after_id=end.trade_id, after_utc=end.time_utc))
+            self._put_end_on_record(gap._replace(reason="unrepaired", after_id=end.trade_id, after_utc=end.time_utc))
 
     def _is_blocked(self) -> bool:
-        """Tell whether trades don't fit since their day's file has later ones, and not since times cross."""
+        """Tell whether trades don't fit because their day's file has later ones, not just since times cross."""
         later = (trade for trade in self._unfit if self._files.end_of(utc_day(trade.ts)).trade_id >= trade.first)
         return any(int(trade.ts) % 86_400_000 >= CROSSING_S * 1000 for trade in later)
 
-    def _give_up(self, gap: Gap) -> None:
-        """Put this end of a pending range on record, since that day's file already has later trades."""
+    def _put_end_on_record(self, gap: Gap) -> None:
+        """Put the end of a pending range on record as this gap, since that day's file already has later trades."""
         gaps = self._files.gaps
         if not any(start.first <= gap.first and gap.before_id <= start.before_id for start in gaps.of("start")):
             gaps.add([gap])
         gaps.clear({"pending"}, Boundary(gap.first, ""), Boundary(gap.before_id - 1, ""))
 
-    async def _may_go_on(self) -> None:
-        """Wait while a live gap is being repaired, or the disk is nearly full; raise OSError where it fails."""
+    async def _give_way(self) -> None:
+        """Wait while a live gap is being repaired, or the disk is nearly full; raise the OSError of a failed fsync."""
         if self._failure:
             failure, self._failure = self._failure, None
             raise failure
@@ -3091,10 +3089,10 @@ class History:
             self._files.gaps.add([Gap("unrepaired", first.first - 1, last.last + 1, utc(first.ts), utc(last.ts))])
         if self._day and day > self._day:
             self._end_day()
-        self._day = max(self._day, day)  # where times cross, a day is said to be whole once
+        self._day = max(self._day, day)  # where times cross, a day is finished only once
 
     def _end_day(self) -> None:
-        """Put a day that is whole on the disk, take it off the record, and say so."""
+        """Put a finished day on the disk, take it off the record, and tell the auditor and the log."""
         self.writer.flush()
         self.writer.close_file()
         if not self._day:
@@ -3202,7 +3200,7 @@ def check_day(inst_id: str, day: str, paths: list[Path]) -> DayCheck:
     problem = partial(add_problem, problems)
     expected = (day.encode(), inst_id.encode(), symbol_canon(inst_id).encode())
     sums = {b"buy": Decimal(0), b"sell": Decimal(0)}
-    first = early = after_midnight = last = None
+    first = before_midnight = after_midnight = last = None
     lines, last_id = 0, -1
     try:
         for path, number, line in numbered_lines(paths):
@@ -3223,7 +3221,7 @@ def check_day(inst_id: str, day: str, paths: list[Path]) -> DayCheck:
             last_id, last = number_id, (line, path, number)
             time_of_day = line[29:41]
             if time_of_day < b"23:59:59":
-                early = last
+                before_midnight = last
             if after_midnight is None:
                 first = first or last
                 if time_of_day > b"00:00:01.000":
@@ -3232,7 +3230,7 @@ def check_day(inst_id: str, day: str, paths: list[Path]) -> DayCheck:
         problem("a file that can't be read", f"{inst_id} {day}: {describe(exc)}")
     places = (
         place and orjson.loads(place[0]) | {"where": f"{place[1]}:{place[2]}"}
-        for place in (first, after_midnight, early, last)
+        for place in (first, after_midnight, before_midnight, last)
     )
     return DayCheck(inst_id, day, problems, lines, sums[b"buy"], sums[b"sell"], *places)
 
@@ -3242,7 +3240,7 @@ def check_days(jobs: list[tuple[str, str, list[Path]]]) -> Iterator[DayCheck]:
     done = 0
     if sum(path.stat().st_size for job in jobs for path in job[2]) > PARALLEL_BYTES and len(jobs) > 1:
         workers = min(os.cpu_count() or 1, len(jobs), 61)  # more are an error on Windows
-        ctrl_c = signal.SIGINT, signal.SIG_IGN  # is left to this process
+        ctrl_c = signal.SIGINT, signal.SIG_IGN  # only this process heeds it
         try:
             with concurrent.futures.ProcessPoolExecutor(workers, initializer=signal.signal, initargs=ctrl_c) as pool:
                 for check in pool.map(check_day, *zip(*jobs, strict=True)):
@@ -3291,10 +3289,10 @@ def dates(first: str, last: str) -> list[str]:
 
 
 def touches(gap: Gap, day: str) -> bool:
-    """Tell whether a gap may hold trades of a day; a pending one that ends in its first minute ends with its start."""
+    """Tell whether a gap may hold trades of a day; a pending one that ends in its first minute ends before it."""
     begin, end = gap.after_utc[:10], gap.before_utc[:10] or "9"
-    ends_with_day = gap.reason == "pending" and begin < end and gap.before_utc[11:16] == "00:00"
-    return begin <= day < end or (day == end and not ends_with_day)
+    ends_before_it = gap.reason == "pending" and begin < end and gap.before_utc[11:16] == "00:00"
+    return begin <= day < end or (day == end and not ends_before_it)
 
 
 def is_pending(gaps: Iterable[Gap], day: str) -> bool:
@@ -3393,7 +3391,7 @@ def add_records(bars: dict[str, Bar], records: Iterable[re.Match[bytes]]) -> str
         currency = EXACT.multiply(EXACT.multiply(sz, ct_val), ct_mult) if ct_type == b"linear" else Decimal(0)
         minute = record[0][18:34].decode()
         bar = bars.get(minute) or (px, px, px, px, Decimal(0), Decimal(0))
-        sums = EXACT.add(bar[4], sz), EXACT.add(bar[5], currency)  # currency: 0 is unknown, as it takes a price
+        sums = EXACT.add(bar[4], sz), EXACT.add(bar[5], currency)  # currency: 0 for inverse contracts
         bars[minute] = bar[0], max(bar[1], px), min(bar[2], px), px, *sums
     return trade_id.decode()
 
@@ -3412,7 +3410,7 @@ def covered_minutes(vault: Vault, inst_id: str, day: str, bars: dict[str, Bar]) 
     gaps = [gap for gap in vault.gaps(inst_id) if gap.reason != "absent" and touches(gap, day)]
     holes = [(gap.after_utc[:16], gap.before_utc[:16] or "~") for gap in gaps]
     minutes = (f"{day}T{number // 60:02}:{number % 60:02}" for number in range(1440))
-    return [it for it in minutes if first < it < last and not any(begin <= it <= end for begin, end in holes)]
+    return [text for text in minutes if first < text < last and not any(low <= text <= high for low, high in holes)]
 
 
 async def fetch_candles(rest: Rest, inst_id: str, day: str) -> dict[str, list[str]]:
@@ -3465,7 +3463,7 @@ class Verdict(NamedTuple):
     def save(self, vault: Vault) -> None:
         """Append it to the audit file, on the disk when this returns; raise OSError or VaultError."""
         values = map(str, (utc_now(), *self))
-        path = vault.folder_of(vault.audit_path(self.inst_id))
+        path = vault.with_folder(vault.audit_path(self.inst_id))
         if path.exists():
             cut_torn_end(path)
         with path.open("ab") as file:
@@ -3576,12 +3574,12 @@ class Auditor:
         self._changed = asyncio.Event()
 
     def day_began(self, inst_id: str) -> None:
-        """Know that a day's first line was written: the day before may be audited in AUDIT_AFTER_S."""
+        """Note that a day's first line is being written: the day before may be audited in AUDIT_AFTER_S."""
         self._due_at[inst_id] = monotonic() + AUDIT_AFTER_S
         self._changed.set()
 
     def day_filled(self) -> None:
-        """Know that history has made a day whole: it may be audited now."""
+        """Note that history has finished a day: it may be audited now."""
         self._changed.set()
 
     async def run(self) -> None:
@@ -3742,7 +3740,7 @@ class InstrumentCapture:
             if (verdicts := vault.audit_path(self.inst_id)).exists():
                 cut_torn_end(verdicts)
             if since not in {"", "now"}:
-                fetch_since(self._files, since)
+                make_pending_since(self._files, since)
         except OSError as exc:
             raise unusable(vault.root, exc) from exc
         last = self.recorder.sequence.last
@@ -3760,10 +3758,10 @@ class InstrumentCapture:
             await asyncio.sleep(WATCH_S)
             heard_at = self.recorder.heard_at
             if monotonic() - max(heard_at, checked_at) >= INSTRUMENT_SILENT_S:
-                newest = await self._rest.newest(self.inst_id, 1)
+                newest_id = await self._rest.newest_id(self.inst_id)
                 checked_at = monotonic()
                 known_id = max(self._newest()[0], self.recorder.sequence.last or 0)
-                if any(trade.last > known_id for trade in newest) and self.recorder.heard_at == heard_at:
+                if newest_id > known_id and self.recorder.heard_at == heard_at:
                     silent = f"no trade of {self.inst_id} for {INSTRUMENT_SILENT_S:.0f}s"
                     feed.reconnect(f"{silent}, but REST has newer ones")
 
@@ -3820,7 +3818,7 @@ class Exporter:
                 asyncio.get_running_loop().set_exception_handler(partial(end_with_error, tasks, LogThrottle()))
                 await self._start(session, tasks)
         except Exception as exc:  # noqa: BLE001 - the outermost edge
-            self.fail(exc)  # now: the disk may hang
+            self.fail(exc)  # before files are closed: the disk may hang
         finally:
             for capture in self._captures:
                 capture.close()
@@ -3945,11 +3943,11 @@ class BoundedLog(logging.handlers.RotatingFileHandler):
 
 
 def prepare_console() -> bool:
-    """Tell whether to write in colour; Windows' console has to be asked for it, and not to freeze us at a click."""
+    """Return whether to write in colour; ask Windows' console for it, and for no QuickEdit: a click would freeze us."""
     if sys.platform == "win32" and on_terminal():
         kernel32, mode = ctypes.windll.kernel32, ctypes.c_ulong()
         keyboard, screen = kernel32.GetStdHandle(-10), kernel32.GetStdHandle(-12)  # standard input and error
-        if kernel32.GetConsoleMode(keyboard, ctypes.byref(mode)):  # no QuickEdit, which the second flag goes with
+        if kernel32.GetConsoleMode(keyboard, ctypes.byref(mode)):  # no QuickEdit; 0x80: heed that flag
             kernel32.SetConsoleMode(keyboard, mode.value & ~0x40 | 0x80)
         kernel32.GetConsoleMode(screen, ctypes.byref(mode))
         return bool(kernel32.SetConsoleMode(screen, mode.value | 4))  # ENABLE_VIRTUAL_TERMINAL_PROCESSING

@@ -4,7 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from test_sequence import INST_ID, ids_of
@@ -78,7 +78,7 @@ def test_what_is_no_line_of_a_gap_says_nothing(good: bytes, bad: bytes) -> None:
 def test_lines_that_say_nothing_stay_when_the_file_is_replaced(tmp_path: Path) -> None:
     vault = Vault(tmp_path)
     vault.lock()
-    path = vault.folder_of(vault.gaps_path(INST_ID))
+    path = vault.with_folder(vault.gaps_path(INST_ID))
     pending = Gap("pending", 10, 50, "", NOW)
     path.write_bytes(b"a note\n" + pending.line(INST_ID, NOW))
     gaps = GapsFile(vault, INST_ID)
@@ -136,7 +136,11 @@ STEPS = st.lists(
 )
 
 
+SECOND_OUTAGE = ["begin", "give up", "probe fails", "probe works", "give up"]
+
+
 @given(steps=STEPS)
+@example(steps=[(what, "BTC", 1800.0) for what in SECOND_OUTAGE])
 @settings(max_examples=400, deadline=None, derandomize=True)
 def test_rest_is_given_up_after_half_an_hour_without_help_and_trusted_again_after_a_probe(
     steps: list[tuple[str, str, float]],
@@ -158,7 +162,7 @@ def test_rest_is_given_up_after_half_an_hour_without_help_and_trusted_again_afte
             patience.end(inst_id)
         elif what == "help" and repairing:
             waits_since = now
-            patience.help(now)
+            patience.helped(now)
         elif what == "give up" and repairing and (given_up or now >= waits_since + UNREPAIRED_S):
             assert patience.give_up() is not given_up, "the first to give up starts the probe"
             probe_began, given_up = (probe_began if given_up else now), True
@@ -173,7 +177,7 @@ def test_rest_is_given_up_after_half_an_hour_without_help_and_trusted_again_afte
         assert patience.repairing is bool(repairing)
         assert patience.given_up is given_up
         for found_at in repairing.values():
-            assert patience.has_failed_since(found_at) is any(began >= found_at for began in failed_probes)
+            assert patience.probe_failed_since(found_at) is any(began >= found_at for began in failed_probes)
         if repairing and not given_up:
             assert patience.left(now) == max(0.0, UNREPAIRED_S - (now - waits_since))
 
@@ -183,5 +187,5 @@ def test_half_an_hour_is_what_it_takes() -> None:
     patience.begin("BTC", 100.0)
     patience.begin("ETH", 1000.0)
     assert (patience.left(100.0), patience.left(1899.0), patience.left(1900.0)) == (1800.0, 1.0, 0.0)
-    patience.help(1899.0)
+    patience.helped(1899.0)
     assert patience.left(1900.0) == 1799.0

@@ -332,7 +332,7 @@ def test_what_is_given_up_is_on_record_and_all_else_stored(
     recording = Recording(Rest(tape, lag=5.0, latency=2.0))
 
     def give_up() -> None:
-        recording.store(recording.sequence.give_up(recording.sequence.known_id, "unrepaired"))
+        recording.store(recording.sequence.put_on_record(recording.sequence.known_id, "unrepaired"))
 
     for one in tape.pushes[1:-1]:
         for delay in data.draw(DELAYS):
@@ -566,7 +566,7 @@ def test_behind_a_horizon_only_the_newer_part_is_repaired() -> None:
     recording = Recording(Rest(tape))
     recording.take(tape.pushes[0].trade)
     recording.take(tape.pushes[-1].trade)
-    recording.store(recording.sequence.give_up(FIRST_ID + 300, "horizon"))
+    recording.store(recording.sequence.put_on_record(FIRST_ID + 300, "horizon"))
     recording.at(0.0, lambda: None)
     recording.run()
     assert [line.last for line in recording.lines] == [FIRST_ID, *tape.ids[301:]]

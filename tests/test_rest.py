@@ -136,13 +136,13 @@ def test_a_sleep_of_the_pc_does_not_bunch_requests_up(monkeypatch: pytest.Monkey
     assert all(later - earlier > 0.29 for earlier, later in zip(taken, taken[limit:], strict=False))
 
 
-def test_what_waits_patiently_lets_others_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_background_request_lets_others_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """A live repair asks while pages of history wait for their turns: it has the next turns, and no turn is lost."""
     monkeypatch.setattr(trades_exporter, "REST_WINDOW_S", 0.3)
     order: list[str] = []
 
     async def take(limit: EndpointLimit, name: str) -> None:
-        await limit.turn(patient=name == "history")
+        await limit.turn(background=name == "history")
         order.append(name)
 
     async def ask() -> None:

@@ -201,7 +201,7 @@ def test_an_aggregate_around_absent_ids_is_not_believed_behind_its_own_single_tr
     """11 and 14 in one push, 12 and 13 never existed: the push seems to cover 13 and 14."""
     sequence = stored_up_to(10)
     items = offer_all(sequence, [push(14, 2, ts=TS + 9), single(11, ts=TS + 9)])
-    items += sequence.give_up(12, "absent")
+    items += sequence.put_on_record(12, "absent")
     assert written(items) == [11]
     assert missing(sequence) == [(13, 14)]
 
@@ -273,7 +273,7 @@ def test_giving_up_records_each_missing_range_and_stores_what_lies_between() -> 
     sequence = stored_up_to(10)
     offer_all(sequence, [push(15, 2), push(20)])
     stored, first, second = utc(str(TS)), utc(push(15, 2).ts), utc(push(20).ts)
-    assert sequence.give_up(20, "unrepaired") == [
+    assert sequence.put_on_record(20, "unrepaired") == [
         Gap("unrepaired", 10, 14, stored, first),
         push(15, 2),
         Gap("unrepaired", 15, 20, first, second),
@@ -285,7 +285,7 @@ def test_giving_up_records_each_missing_range_and_stores_what_lies_between() -> 
 def test_giving_up_the_older_part_leaves_the_newer_part_to_be_repaired() -> None:
     sequence = stored_up_to(10)
     sequence.offer(push(20))
-    assert sequence.give_up(14, "horizon") == [Gap("horizon", 10, 15, utc(str(TS)), utc(push(20).ts))]
+    assert sequence.put_on_record(14, "horizon") == [Gap("horizon", 10, 15, utc(str(TS)), utc(push(20).ts))]
     assert missing(sequence) == [(15, 19)]
     assert written(offer_all(sequence, [single(i) for i in range(15, 20)])) == [*range(15, 20), 20]
 
@@ -293,7 +293,7 @@ def test_giving_up_the_older_part_leaves_the_newer_part_to_be_repaired() -> None
 def test_giving_up_ids_that_pushes_showed_but_do_not_wait_goes_up_to_the_highest() -> None:
     sequence = stored_up_to(10)
     offer_all(sequence, [push(15, 3), push(16, 3)])
-    assert sequence.give_up(sequence.known_id, "unrepaired") == [
+    assert sequence.put_on_record(sequence.known_id, "unrepaired") == [
         Gap("unrepaired", 10, 17, utc(str(TS)), utc(push(16).ts))
     ]
     assert written(sequence.offer(push(17))) == [17]
@@ -301,14 +301,14 @@ def test_giving_up_ids_that_pushes_showed_but_do_not_wait_goes_up_to_the_highest
 
 @pytest.mark.parametrize("upto", [-1, 10, 10**9])
 def test_giving_up_where_nothing_is_missing_does_nothing(upto: int) -> None:
-    assert stored_up_to(10).give_up(upto, "absent") == []
-    assert Sequence().give_up(upto, "absent") == []
+    assert stored_up_to(10).put_on_record(upto, "absent") == []
+    assert Sequence().put_on_record(upto, "absent") == []
 
 
 def test_giving_up_below_what_is_missing_does_nothing() -> None:
     sequence = stored_up_to(10)
     sequence.offer(push(20))
-    assert sequence.give_up(10, "absent") == []
+    assert sequence.put_on_record(10, "absent") == []
     assert missing(sequence) == [(11, 19)]
 
 
@@ -317,7 +317,7 @@ def test_a_gap_from_the_lowest_id_of_all_has_none_before_it() -> None:
     sequence = Sequence()
     sequence.restart(-1, str(TS))
     assert written(sequence.offer(single(5))) == []
-    gap, trade = sequence.give_up(4, "horizon")
+    gap, trade = sequence.put_on_record(4, "horizon")
     assert gap == Gap("horizon", None, 5, utc(str(TS)), utc(single(5).ts))
     assert trade == single(5)
 
@@ -331,7 +331,7 @@ def test_with_an_expected_end_all_ids_up_to_it_are_missing_and_none_above() -> N
     sequence.expect(14, str(TS + 14))
     assert missing(sequence) == [(11, 14)]
     assert written(offer_all(sequence, [single(11), single(13)])) == [11]
-    assert sequence.give_up(99, "horizon") == [
+    assert sequence.put_on_record(99, "horizon") == [
         Gap("horizon", 11, 13, utc(single(11).ts), utc(single(13).ts)),
         single(13),
         Gap("horizon", 13, 15, utc(single(13).ts), utc(str(TS + 14))),
@@ -352,7 +352,7 @@ def test_what_lies_below_the_first_id_of_a_day_is_skipped_without_a_gap() -> Non
     """Somebody else fetches it; a push that reaches over the edge comes from REST."""
     sequence = stored_up_to(10)
     offer_all(sequence, [push(20, 3), push(30, 2), push(16, 3)])
-    assert sequence.skip_to(20, str(TS + 20)) == []
+    assert sequence.continue_at(20, str(TS + 20)) == []
     assert [trade.last for trade in sequence.waiting] == [30]
     assert missing(sequence) == [(20, 28)]
     assert sequence.last == 19
@@ -364,7 +364,7 @@ def test_what_lies_below_the_first_id_of_a_day_is_skipped_without_a_gap() -> Non
 def test_what_waits_for_a_day_to_begin_is_stored_when_it_does() -> None:
     sequence = stored_up_to(10)
     offer_all(sequence, [push(20), push(22, 2), push(30)])
-    assert written(sequence.skip_to(20, push(20).ts)) == [20, 22]
+    assert written(sequence.continue_at(20, push(20).ts)) == [20, 22]
     assert missing(sequence) == [(23, 29)]
 
 
@@ -445,7 +445,7 @@ def test_whatever_comes_in_whatever_order_each_id_is_stored_once_or_on_record(
         elif what == "single":
             items += sequence.offer(single(11 + i % (ends[-1] - 10), ts=ts))
         else:
-            items += sequence.give_up(10 + i, "unrepaired")
+            items += sequence.put_on_record(10 + i, "unrepaired")
     while ranges := missing(sequence):
         items += sequence.offer(single(ranges[0][0], ts=ts))
     begin = 11
