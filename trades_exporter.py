@@ -2878,9 +2878,13 @@ class RangeFill:
                     await self._reach.look(*missing, max(self._newest()[0], self._end - 1))
 
     def _decide(self, low: int, high: int) -> list[Trade | Gap] | None:
-        """Return what to store for the lowest missing ids, which REST lacks; None while an archive may still come."""
+        """Return what to store for the lowest missing ids, which REST lacks; None while an archive may still come.
+
+        Between ids that archives list they never existed (absent), or their rows are bad (unrepaired). Below all that
+        is to be had the range just begins later. All others are horizon, once their archive is overdue.
+        """
         sequence, source = self._sequence, self._source
-        if source.listed[0] < low and high < source.listed[1]:  # what an archive does not list there never existed
+        if source.listed[0] < low and high < source.listed[1]:
             bad, last_bad = source.bad_run(low, high)
             upto, reason = (last_bad, "unrepaired") if bad == low else (bad - 1, "absent")
             return sequence.put_on_record(upto, reason)
