@@ -635,7 +635,6 @@ class Sequence:
         """
         first = max(first, self.next_id or 0)
         self.next_id, self.ts, self._may_overlap = first, ts, True
-        self.waiting = [trade for trade in self.waiting if trade.first >= first]
         return self._waited()
 
     def missing(self) -> Iterator[tuple[int, int]]:
@@ -688,7 +687,7 @@ class Sequence:
             self.waiting = [other for other in self.waiting if other.fetched]
 
     def _waited(self) -> list[Trade | Gap]:
-        """Return the waiting trades whose turn has come."""
+        """Return the waiting trades whose turn has come, and drop those whose turn is over."""
         out: list[Trade | Gap] = []
         done = 0
         for trade in self.waiting:
