@@ -711,17 +711,17 @@ class Evidence:
     """
 
     def __init__(self) -> None:
-        self._answers: dict[Hashable, tuple[int, float]] = {}  # by claim: how many, since when
+        self._answers: dict[Hashable, tuple[int, float, float]] = {}  # by claim: how many, when the first and the last
 
     def add(self, claim: Hashable, now: float) -> None:
         """Count an answer that shows this."""
-        answers, since = self._answers.get(claim, (0, now))
-        self._answers[claim] = answers + 1, since
+        answers, first, _ = self._answers.get(claim, (0, now, now))
+        self._answers[claim] = answers + 1, first, now
 
-    def proves(self, claim: Hashable, now: float) -> bool:
-        """Tell whether enough answers showed this, for long enough."""
-        answers, since = self._answers.get(claim, (0, now))
-        return answers >= ABSENT_ANSWERS and now - since >= ABSENT_S
+    def proves(self, claim: Hashable) -> bool:
+        """Tell whether enough answers showed this, for long enough; time without one does not count."""
+        answers, first, last = self._answers.get(claim, (0, 0.0, 0.0))
+        return answers >= ABSENT_ANSWERS and last - first >= ABSENT_S
 
 
 class HoleSearch:
@@ -836,7 +836,7 @@ class Repair:
         self._look_for_a_hole(after, ids, now)
         if ids and self._prove(ids[0], ids[-1], now):
             helped = True
-        while (gap := next(self.sequence.missing(), None)) and self._absent.proves(gap, now):
+        while (gap := next(self.sequence.missing(), None)) and self._absent.proves(gap):
             items += self.sequence.put_on_record(gap[1], "absent")
         return Learned(items, helped)
 
@@ -2323,7 +2323,7 @@ class DayStartSearch:
     def _proves(self, claim: Hashable) -> bool:
         """Count an answer that shows this; return whether that proves it."""
         self._evidence.add(claim, monotonic())
-        return self._evidence.proves(claim, monotonic())
+        return self._evidence.proves(claim)
 
 
 class RepairProgress:

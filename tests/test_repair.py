@@ -462,6 +462,17 @@ def test_four_answers_prove_nothing_however_long_it_takes() -> None:
     assert ABSENT_ANSWERS == 5
 
 
+@pytest.mark.parametrize("later", [(), (10,), (12,), (20, 21)], ids=str)
+def test_only_answers_that_show_it_make_the_15_s(later: tuple[int, ...]) -> None:
+    """Five answers in two seconds, then none that proves anything for long: as while REST is down."""
+    sequence, repair = missing_11()
+    for now in (1.0, 1.5, 2.0, 2.5, 3.0):
+        assert answer(repair, now, 12, 10).items == []
+    assert answer(repair, 100.0, *later).items == []
+    assert written(answer(repair, 101.0, 12, 11, 10).items) == [11, 12]
+    assert not sequence.open
+
+
 @pytest.mark.parametrize(
     "shows", [(), (10,), (9, 10), (12,), (12, 13), (10, 13), (10, 10**9), (10**9,), tuple(range(500, 600))], ids=str
 )
