@@ -80,11 +80,11 @@ def test_lines_that_say_nothing_stay_when_the_file_is_replaced(tmp_path: Path) -
     vault.lock()
     path = vault.with_folder(vault.gaps_path(INST_ID))
     pending = Gap("pending", 10, 50, "", NOW)
-    path.write_bytes(b"a note\n" + pending.line(INST_ID, NOW))
+    path.write_bytes(b"a \0 note\n" + pending.line(INST_ID, NOW))
     gaps = GapsFile(vault, INST_ID)
     gaps.recover()
     gaps.clear({"pending"}, Boundary(11, ""), Boundary(20, NOW))
-    assert path.read_bytes().startswith(b"a note\n")
+    assert path.read_bytes().startswith(b"a \0 note\n")
     assert vault.gaps(INST_ID) == [pending._replace(after_id=20, after_utc=NOW)]
 
 
