@@ -108,9 +108,8 @@ REST_TRADES_PER_S = 1000  # that history-trades gives at most
 LINE_BYTES = 250  # of a record, about
 ROUND_PAGES = 20  # pages asked for at a time: two seconds of OKX's rate limit
 ASK_AGAIN_S = (0.25, 3.75)  # first and longest pause before ids that an answer lacked are asked for again
-ABSENT_ANSWERS, ABSENT_S = 5, 15.0  # answers, and time between the first and the last, that prove an id absent
+PROOF_ANSWERS, PROOF_S = 5, 15.0  # answers, and time from the first to the last, before REST is believed: see Evidence
 UNREPAIRED_S = 1800.0  # without an answer of REST that helped: what is missing goes on record
-BAD_ROW_S = 15.0  # a bad row from REST is asked for again for this long, before it is believed
 MIDNIGHT_S = 900.0  # a gap that begins more than this before midnight is history; a day has a trade within it
 CROSSING_S = 1.0  # at midnight, times of neighbouring trades may cross by this much
 CLOCK_SLOW_S = 60.0  # a stored trade further ahead of this PC's clock than this had a wrong time
@@ -705,7 +704,7 @@ class Sequence:
 
 
 class Evidence:
-    """Counts answers of REST that show the same thing, a claim; ABSENT_ANSWERS over ABSENT_S or more prove it.
+    """Counts answers of REST that show the same thing, a claim; PROOF_ANSWERS over PROOF_S or more prove it.
 
     A claim is anything hashable; `now` is any clock that only rises, s.
     """
@@ -721,7 +720,7 @@ class Evidence:
     def proves(self, claim: Hashable) -> bool:
         """Tell whether enough answers showed this, for long enough; time without one does not count."""
         answers, first, last = self._answers.get(claim, (0, 0.0, 0.0))
-        return answers >= ABSENT_ANSWERS and last - first >= ABSENT_S
+        return answers >= PROOF_ANSWERS and last - first >= PROOF_S
 
 
 class HoleSearch:
@@ -2185,8 +2184,8 @@ def first_break(trades: list[Trade]) -> int:
 class Backfill:
     """Asks REST for what a sequence lacks, page by page, and stores it.
 
-    A bad row is asked for again for BAD_ROW_S; then `on_bad_row` is told its id (None: the id is what is bad) and what
-    is wrong with it.
+    A bad row is asked for again until PROOF_ANSWERS over PROOF_S had it; then `on_bad_row` is told its id (None: the id
+    is what is bad) and what is wrong with it.
     """
 
     def __init__(
@@ -2207,7 +2206,7 @@ class Backfill:
         self._store = store
         self._on_bad_row = on_bad_row
         self._background = background
-        self._bad_since: dict[str, float] = {}
+        self._bad = Evidence()  # of bad rows: the id as it was sent, and the missing id in whose place it was
 
     async def ask(self, pages: list[int], go_on: Callable[[], bool]) -> bool:
         """Ask for pages all at once and learn from them in order, while `go_on()`; return whether an answer helped."""
@@ -2236,16 +2235,14 @@ class Backfill:
                 await self._services.clock.confirm(trade)
             except BuildFailError as exc:
                 bad.append((trade.trade_id, exc))
-            else:
-                self._bad_since.pop(trade.trade_id, None)
-        for text, defect in bad:
+        for text, defect in dict(bad).items():
             bad_id = int(text) if re.fullmatch(FIELD_PATTERNS[3], text) else None
             if bad_id is not None and not self._sequence.lacks(bad_id):
                 continue
             end = bad_id if bad_id is not None else first_break(trades)
             trades = [trade for trade in trades if trade.last < end]
-            now = self._services.awake.now
-            if now - self._bad_since.setdefault(text, now) >= BAD_ROW_S:
+            self._bad.add((text, end), self._services.awake.now)
+            if self._bad.proves((text, end)):
                 self._on_bad_row(bad_id, defect)
         return trades
 
@@ -2283,7 +2280,7 @@ class DayStartSearch:
         """Return where the day begins; `known_id` is the highest id known to exist, of that day or later.
 
         A page that shows two neighbouring ids on both sides of midnight is believed. Where they are no neighbours, and
-        where REST has nothing before midnight, ABSENT_ANSWERS over ABSENT_S have to agree.
+        where REST has nothing before midnight, PROOF_ANSWERS over PROOF_S have to agree.
         """
         last = 0  # the highest id that a page showed with a time before midnight
         for pause in itertools.chain(ASK_AGAIN_S[:1] * 3, itertools.repeat(ASK_AGAIN_S[1])):
@@ -2738,13 +2735,13 @@ class RestReach:
         self._low, self._since = -1, 0.0  # the lowest missing id, and since when it is that
 
     async def look(self, low: int, high: int, newest: int) -> None:
-        """Find out `lowest_id`, once the ids `low` to `high` have been the lowest missing ones for ABSENT_S.
+        """Find out `lowest_id`, once the ids `low` to `high` have been the lowest missing ones for PROOF_S.
 
         A REST that shows the id `newest` works.
         """
         if low != self._low:
             self._low, self._since = low, monotonic()
-        if high < self.lowest_id or monotonic() - self._since <= ABSENT_S:
+        if high < self.lowest_id or monotonic() - self._since <= PROOF_S:
             return
         lowest = await lowest_trade(self._rest, self._inst_id, newest)
         if lowest and lowest.last > low and await self._shows_nothing_below(lowest.last, newest):
@@ -2752,11 +2749,11 @@ class RestReach:
         self._since = monotonic()
 
     async def _shows_nothing_below(self, begin: int, newest: int) -> bool:
-        """Ask REST ABSENT_ANSWERS times over ABSENT_S whether it shows any id below `begin`.
+        """Ask REST PROOF_ANSWERS times over PROOF_S whether it shows any id below `begin`.
 
         Each time it has to show the id `newest` as well: an answer of a REST that is broken proves nothing.
         """
-        for pause in [ABSENT_S / (ABSENT_ANSWERS - 1)] * (ABSENT_ANSWERS - 1) + [0.0]:
+        for pause in [PROOF_S / (PROOF_ANSWERS - 1)] * (PROOF_ANSWERS - 1) + [0.0]:
             rows = parse_rows(self._inst_id, await self._rest.page_below(self._inst_id, begin))[0]
             if any(row.last < begin for row in rows) or not await self._rest.page_below(self._inst_id, newest + 1):
                 return False
@@ -2871,7 +2868,7 @@ class RangeFill:
         if not pages:
             await asyncio.sleep(POLL_S)
         with contextlib.suppress(TimeoutError):  # REST may be dead, while an archive has come meanwhile
-            async with asyncio.timeout(ARCHIVE_RETRY_S + 2 * ABSENT_S):  # a proof takes ABSENT_S
+            async with asyncio.timeout(ARCHIVE_RETRY_S + 2 * PROOF_S):  # a proof takes PROOF_S
                 await self._backfill.ask(pages, lambda: not self.done)
                 if missing := next(sequence.missing(), None):
                     await self._reach.look(*missing, max(self._newest()[0], self._end - 1))

@@ -63,8 +63,7 @@ SETTINGS: dict[str, object] = {  # patience in seconds where people have minutes
     "METADATA_S": 2.0,
     "REST_TIMEOUT_S": 2.0,
     "STEADY_S": 1.0,
-    "ABSENT_S": 6.0,
-    "BAD_ROW_S": 8.0,
+    "PROOF_S": 6.0,
     "HISTORY_WAIT_S": 0.5,
     "ARCHIVE_IDS": 500,
     "ARCHIVE_RETRY_S": 2.0,
@@ -77,7 +76,7 @@ PAST_DAYS, PAST_TRADES = 6, 1500  # before the start; trades a day and instrumen
 PAUSE_S = (0.05, 0.9)  # between faults
 CALM_EVERY = 40  # faults; then all is healed and must be stored before the next one
 CALM_S = 120.0  # at most until it is
-LONGEST_LIE_S = 4.0  # REST may lack or garble a trade so long; after ABSENT_S the exporter would be right to believe it
+LONGEST_LIE_S = 4.0  # REST may lack or garble a trade so long; after PROOF_S the exporter would be right to believe it
 MOST_MEMORY_MB = 60.0  # more than at the start
 
 

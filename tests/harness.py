@@ -36,8 +36,7 @@ DEADLINE_S = 30.0  # of whatever a test waits for, unless it says otherwise
 STOP_S = 10.0  # the exporter promises 5 s; a busy machine gets twice that before the test fails
 QUICK: dict[str, object] = {  # settings for tests of the past: patience in tenths of a second where people have seconds
     "ASK_AGAIN_S": [0.05, 0.3],
-    "ABSENT_S": 1.0,
-    "BAD_ROW_S": 1.0,
+    "PROOF_S": 1.0,
     "HISTORY_WAIT_S": 0.1,
     "ARCHIVE_IDS": 10**9,  # REST alone
     "REST_LIMITS": dict.fromkeys(REST_LIMITS, 1000),

@@ -125,7 +125,7 @@ def test_holes_of_an_archive_at_the_edge_of_rest_are_decided_together(
     okx.faults.rest_reach_days = 0.5
     ids = [trade.trade_id for trade in okx.ledger[BTC] if to_utc(trade.ts) < "2026-11-17T13:00:00"][-6000::100]
     okx.spoil_archive(ids)
-    settings = QUICK | {"ARCHIVE_IDS": 500, "ABSENT_S": 0.2}
+    settings = QUICK | {"ARCHIVE_IDS": 500, "PROOF_S": 0.2}
     recorder = exporter(okx, settings=settings, args=["--since", "2026-11-17"])
     recorder.start_capture()
     okx.trade()

@@ -35,7 +35,7 @@ from harness import (
 )
 from trades_exporter import TradeFiles, Vault
 
-SOON = {"ASK_AGAIN_S": [0.05, 0.2], "ABSENT_S": 1.0}  # what is absent is known to be after a second
+SOON = {"ASK_AGAIN_S": [0.05, 0.2], "PROOF_S": 1.0}  # what is absent is known to be after a second
 IMPATIENT = {"UNREPAIRED_S": 1.0, "ASK_AGAIN_S": [0.25, 0.5], "BACKOFF_S": 0.3}  # REST is given up after a second
 
 
@@ -293,7 +293,7 @@ def test_a_row_from_rest_that_stays_bad_stops_it_and_since_now_passes_over_it(
     okx: FakeOKX, exporter: MakeExporter, fields: Row
 ) -> None:
     """The message names the id and the way around it, and that way works."""
-    one = start_with_a_trade(exporter(okx, settings={"BAD_ROW_S": 0.3}))
+    one = start_with_a_trade(exporter(okx, settings={"PROOF_S": 0.3, "ASK_AGAIN_S": [0.05, 0.2]}))
     [_, bad, _] = [push.last_id for push in okx.trade(n=3, count=1, lost=True)]
     okx.corrupt(bad, fields)
     okx.trade()
@@ -424,6 +424,23 @@ def test_a_bad_row_from_rest_is_asked_for_again(okx: FakeOKX, exporter: MakeExpo
     one.wait_until_stored()
     finish(one)
     assert str(bad) in [record["trade_id"] for record in read_vault(one.vault)]
+
+
+def test_two_bad_rows_with_an_outage_between_them_stop_nothing(okx: FakeOKX, exporter: MakeExporter) -> None:
+    """A row is believed to be bad as an id is to be absent: after five answers, however long they take."""
+    one = start_with_a_trade(exporter(okx, settings={"PROOF_S": 0.5, "ASK_AGAIN_S": [1.0, 1.0], "BACKOFF_S": 0.2}))
+    bad = okx.trade(count=1, lost=True)[0].last_id
+    okx.corrupt(bad, {"px": "-1"})
+    okx.trade()
+    one.wait_until(lambda: history_requests(one), what="REST is asked")
+    okx.faults.rest = {"reset": 1.0}
+    one.wait_for_log("Next try in")
+    okx.faults.rest = {}
+    asked = history_requests(one)
+    one.wait_until(lambda: history_requests(one) > asked, what="REST is asked again")
+    okx.faults.rest_corrupt.clear()
+    one.wait_until_stored()
+    finish(one)
 
 
 def test_waiting_is_bounded(okx: FakeOKX, exporter: MakeExporter) -> None:

@@ -196,7 +196,7 @@ def test_midnight_passes_while_history_runs(exporter: MakeExporter, make_okx: Ma
 def test_a_live_gap_is_repaired_while_history_waits(exporter: MakeExporter, make_okx: MakeOKX) -> None:
     """From its first request to its last, history asks for nothing."""
     okx = make_okx(start="2026-11-20T12:00:00Z", instruments=[BTC])
-    recorder = amid_history(exporter, okx, trades=10_000, ABSENT_S=30.0, ROUND_PAGES=5)
+    recorder = amid_history(exporter, okx, trades=10_000, PROOF_S=30.0, ROUND_PAGES=5)
     first = okx.trade(n=50, lost=True)[0].first_id
     okx.hide([first], seconds=1.5)
     okx.trade()
@@ -338,7 +338,7 @@ def test_an_archive_that_comes_late_is_read_though_rest_is_dead(exporter: MakeEx
     okx = make_okx(start="2026-11-18T02:00:00Z", instruments=[BTC])
     okx.faults.archive = {"all": "refused"}
     limits = dict.fromkeys(REST_LIMITS, 1000) | {"/api/v5/market/history-trades": 10}
-    settings: dict[str, object] = {"ARCHIVE_IDS": 100, "ARCHIVE_RETRY_S": 2.5, "ABSENT_S": 0.2, "REST_LIMITS": limits}
+    settings: dict[str, object] = {"ARCHIVE_IDS": 100, "ARCHIVE_RETRY_S": 2.5, "PROOF_S": 0.2, "REST_LIMITS": limits}
     recorder = paused(exporter, okx, 58, 6000, **settings)
     recorder.start()
     recorder.wait_for_log("Gap repaired")

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 from test_sequence import INST_ID, TS, missing, offer_all, push, row, single, written
 from trades_exporter import (
-    ABSENT_ANSWERS,
-    ABSENT_S,
     LATE_S,
     LOOKAHEAD_TRADES,
     PAGE,
     POLL_S,
+    PROOF_ANSWERS,
+    PROOF_S,
     Gap,
     HoleSearch,
     Learned,
@@ -405,14 +405,14 @@ def test_many_scattered_absent_ids_cost_15_s_in_all() -> None:
     tape, recording = repair_of([Order((0,), skipped=1), *[Order((0,) * 9)] * 7] * 40, range(0))
     assert sum(gap.reason == "absent" for gap in recording.gaps) == 40
     happened_s = tape.singles[-1].at
-    assert recording.now < happened_s + 1.5 * ABSENT_S
+    assert recording.now < happened_s + 1.5 * PROOF_S
 
 
 def test_scattered_absent_ids_among_lost_trades_cost_15_s_in_all() -> None:
     orders = [*[Order((0,), skipped=1, pause=0.0), *[Order((0,) * 9, pause=0.0)] * 7] * 40]
     _, recording = repair_of(orders, range(1, 40 * 8 + 1))
     assert sum(gap.reason == "absent" for gap in recording.gaps) == 40
-    assert recording.now < 1.5 * ABSENT_S
+    assert recording.now < 1.5 * PROOF_S
     assert recording.rest.requests < 400
 
 
@@ -422,7 +422,7 @@ def test_a_repair_keeps_up_with_a_feed_that_loses_a_tenth_of_its_pushes(absent: 
     orders = [Order((0,), pause=0.0003, skipped=int(absent and i % 90 == 7)) for i in range(10_000)]
     tape, recording = repair_of(orders, range(5, 10_000, 10))
     late = recording.now - tape.singles[-1].at
-    assert late < (1.5 * ABSENT_S if absent else 1.0)
+    assert late < (1.5 * PROOF_S if absent else 1.0)
     assert absent or recording.rest.requests < 200
 
 
@@ -459,7 +459,7 @@ def test_four_answers_prove_nothing_however_long_it_takes() -> None:
     for now in (1.0, 100.0, 200.0, 1000.0):
         assert answer(repair, now, 12, 10).items == []
     assert len(answer(repair, 1001.0, 12, 10).items) == 2
-    assert ABSENT_ANSWERS == 5
+    assert PROOF_ANSWERS == 5
 
 
 @pytest.mark.parametrize("later", [(), (10,), (12,), (20, 21)], ids=str)

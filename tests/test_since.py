@@ -32,13 +32,7 @@ from harness import (
 NOW = "2026-11-21T12:00:00Z"
 BELIEVED = {"old header", "GBK header", "moved columns", "BOM", "LF", "upper case", "path outside", "no MD5"}
 BELIEVED |= {"holes", "noise", "bad rows"}  # but for these rows
-SETTINGS = QUICK | {
-    "ABSENT_S": 0.5,
-    "BAD_ROW_S": 0.5,
-    "ARCHIVE_IDS": 50,
-    "ARCHIVE_RETRY_S": 0.5,
-    "ARCHIVE_STALL_S": 0.5,
-}
+SETTINGS = QUICK | {"PROOF_S": 0.5, "ARCHIVE_IDS": 50, "ARCHIVE_RETRY_S": 0.5, "ARCHIVE_STALL_S": 0.5}
 
 
 pytestmark = pytest.mark.usefixtures("fast_rest")
