@@ -3824,6 +3824,9 @@ class Exporter:
                 capture.close()
             for capture in self._captures:
                 capture.log_stats()
+            if not self._captures:  # it stopped before it had the metadata
+                for inst_id in INSTRUMENTS:
+                    log.info("Stats: 0 written, 0 skipped", instId=inst_id)
 
     def fail(self, exc: Exception) -> None:
         """Log what ends the exporter and set the exit code."""

@@ -78,6 +78,7 @@ def test_it_can_be_stopped_while_nobody_can_be_reached(okx: FakeOKX, exporter: M
         one = exporter(okx, args=args).start()
         one.wait_for_log("Next try in")
         assert one.stop() == 0
+        assert one.console.count("Stats: 0 written, 0 skipped instId=") == 2
 
 
 @not_on_windows
