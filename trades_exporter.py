@@ -415,10 +415,6 @@ class RecentKeys(collections.OrderedDict[str, None]):
         if len(self) > DEDUP_KEYS:
             self.popitem(last=False)
 
-    def make_newest(self, key: str) -> None:
-        """Make a key the newest again."""
-        self.move_to_end(key)
-
 
 # ---------------------------------------------------------------------------------------------------------- sequence
 
@@ -2538,7 +2534,7 @@ class Recorder:
             self._services.clock.hold(trade, self.take)
             return
         if repeated:
-            self._recent.make_newest(trade.key)
+            self._recent.move_to_end(trade.key)
             self.sequence.skip(trade)
         elif self.failed:
             self.sequence.note(trade)
