@@ -757,10 +757,11 @@ class Evidence:
     def __init__(self) -> None:
         self._answers: dict[Hashable, tuple[int, float, float]] = {}  # by claim: how many, when the first and the last
 
-    def add(self, claim: Hashable, now: float) -> None:
-        """Count an answer that shows this."""
+    def add(self, claim: Hashable, now: float) -> bool:
+        """Count an answer that shows this; return whether that proves it."""
         answers, first, _ = self._answers.get(claim, (0, now, now))
         self._answers[claim] = answers + 1, first, now
+        return self.proves(claim)
 
     def proves(self, claim: Hashable) -> bool:
         """Tell whether enough answers showed this, for long enough; time without one does not count."""
@@ -2256,8 +2257,7 @@ class Backfill:
                 continue
             end = bad_id if bad_id is not None else first_break(trades)
             trades = [trade for trade in trades if trade.last < end]
-            self._bad.add((text, end), self._services.awake.now)
-            if self._bad.proves((text, end)):
+            if self._bad.add((text, end), self._services.awake.now):
                 self._on_bad_row(bad_id, defect)
         return trades
 
@@ -2307,7 +2307,7 @@ class DayStartSearch:
                     return start
                 if (last := self._before_midnight(page, earlier)) > earlier:
                     continue
-            elif await self._rest.page_below(self._inst_id, known_id + 1) and self._proves(None):
+            elif await self._rest.page_below(self._inst_id, known_id + 1) and self._evidence.add(None, monotonic()):
                 return DayStart(None, await lowest_trade(self._rest, self._inst_id, known_id))
             await asyncio.sleep(pause)
         raise AssertionError  # the loop has no end
@@ -2330,12 +2330,8 @@ class DayStartSearch:
         if first is None:
             return None
         neighbours = first.last == before.last + 1
-        return DayStart(before, first) if neighbours or self._proves((before.last, first.last)) else None
-
-    def _proves(self, claim: Hashable) -> bool:
-        """Count an answer that shows this; return whether that proves it."""
-        self._evidence.add(claim, monotonic())
-        return self._evidence.proves(claim)
+        proved = neighbours or self._evidence.add((before.last, first.last), monotonic())
+        return DayStart(before, first) if proved else None
 
 
 class RepairProgress:
