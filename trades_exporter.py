@@ -415,10 +415,6 @@ class RecentKeys(collections.OrderedDict[str, None]):
         if len(self) > DEDUP_KEYS:
             self.popitem(last=False)
 
-    def make_newest(self, key: str) -> None:
-        """Make a key the newest again."""
-        self.move_to_end(key)
-
 
 # ---------------------------------------------------------------------------------------------------------- sequence
 
@@ -700,6 +696,55 @@ class Sequence:
         return out
 
 
+class DayEnds(dict[str, Boundary]):
+    """The last trade in the file of each UTC day, by day; decides which trades fit their day's file.
+
+    Files are only appended to, and ids rise in a file and from day to day. So a trade does not fit if
+    - its day's file already ends at its ids or above; or
+    - it is live, and history is still to fill its day's file; or
+    - a later day's file ends below its ids. But times may cross within CROSSING_S before and after midnight. And a
+      later day is taken for one trade's wrong time, which is no reason to lose others, if it is over MIDNIGHT_S ahead
+      of this trade, or CLOCK_SLOW_S of this PC's clock, and this trade goes on where the days before that one end
+      (where there are none: it is of today).
+    What does not fit goes on record as `unrepaired`; so does the rest of a pending range that such a trade ends.
+    """
+
+    def add(self, trade: Trade) -> None:
+        """Note that its day's file ends with this trade now."""
+        self[utc_day(trade.ts)] = Boundary(trade.last, utc(trade.ts))
+
+    def fits(self, trade: Trade, now_utc: str, pending_day: str = "") -> bool:
+        """Tell whether a trade fits: at the time `now_utc`; a live one, where history is pending up to that day."""
+        if utc_day(trade.ts) < pending_day or self._is_behind(trade):
+            return False
+        later = self.highest_later(trade)
+        if later == NOTHING:
+            return True
+        ts, later_ts, crossing = int(trade.ts), int(milliseconds(later.time_utc)), CROSSING_S * 1000
+        if later_ts - crossing <= int(midnight_of(later.time_utc[:10])) <= ts + crossing:
+            return True
+        before = max((end.time_utc for day, end in self.items() if day < later.time_utc[:10]), default="")
+        goes_on = int(milliseconds(before)) <= ts + crossing if before else utc_day(trade.ts) == now_utc[:10]
+        slow_clock = int(milliseconds(now_utc)) + CLOCK_SLOW_S * 1000
+        return goes_on and (later_ts > ts + MIDNIGHT_S * 1000 or later_ts > slow_clock)
+
+    def ends_range(self, trade: Trade) -> bool:
+        """Tell whether no later trade of a pending range fits either: its day is stored already, beyond a crossing."""
+        return self._is_behind(trade) and int(trade.ts) % 86_400_000 >= CROSSING_S * 1000
+
+    def _is_behind(self, trade: Trade) -> bool:
+        return self.get(utc_day(trade.ts), NOTHING).trade_id >= trade.first
+
+    def highest_later(self, trade: Trade) -> Boundary:
+        """Return the highest stored trade of a later day with a lower id than this trade has, or NOTHING."""
+        ends = (end for day, end in self.items() if day > utc_day(trade.ts) and end.trade_id < trade.first)
+        return max(ends, default=NOTHING)
+
+    def highest(self, before: int = 1 << 64) -> Boundary:
+        """Return the highest stored trade with a lower id, or NOTHING."""
+        return max((end for end in self.values() if end.trade_id < before), default=NOTHING)
+
+
 # ------------------------------------------------------------------------------------------------------------ repair
 
 
@@ -712,10 +757,11 @@ class Evidence:
     def __init__(self) -> None:
         self._answers: dict[Hashable, tuple[int, float, float]] = {}  # by claim: how many, when the first and the last
 
-    def add(self, claim: Hashable, now: float) -> None:
-        """Count an answer that shows this."""
+    def add(self, claim: Hashable, now: float) -> bool:
+        """Count an answer that shows this; return whether that proves it."""
         answers, first, _ = self._answers.get(claim, (0, now, now))
         self._answers[claim] = answers + 1, first, now
+        return self.proves(claim)
 
     def proves(self, claim: Hashable) -> bool:
         """Tell whether enough answers showed this, for long enough; time without one does not count."""
@@ -1201,6 +1247,11 @@ class GapsFile:
             after, before = "" if gap.after_id is None else gap.after_id, gap.before_id
             log.log(level, "Gap on record", instId=self._inst_id, reason=gap.reason, after_id=after, before_id=before)
 
+    def add_unfit(self, *trades: Trade) -> None:
+        """Put trades in a row that do not fit their days' files on record; raise OSError as `add` does."""
+        first, last = trades[0], trades[-1]
+        self.add([Gap("unrepaired", first.first - 1, last.last + 1, utc(first.ts), utc(last.ts))])
+
     def pending(self) -> list[Gap]:
         """Return the ranges that are to be fetched, oldest first, without overlaps."""
         return merge_gaps(gap for gap in self._gaps if gap.reason == "pending")
@@ -1241,7 +1292,7 @@ class TradeFiles:
         self.vault = vault
         self.inst_id = inst_id
         self.gaps = GapsFile(vault, inst_id)
-        self._ends: dict[str, Boundary] = {}  # by day
+        self.ends = DayEnds()
 
     def path(self, day: str) -> Path:
         """Return the file that a day's lines are appended to."""
@@ -1257,7 +1308,7 @@ class TradeFiles:
         self.gaps.recover()
         spans = [(gap.after_utc[:10], gap.before_utc[:10]) for gap in self.gaps.pending()]
         keys: list[str] = []
-        ends: dict[str, Boundary] = {}
+        ends = DayEnds()
         for day, paths in reversed(self.vault.days(self.inst_id).items()):
             newest = len(ends) < 2
             pending = any(low <= day <= high for low, high in spans)
@@ -1268,11 +1319,11 @@ class TradeFiles:
             if matches:
                 last = matches[-1]
                 ends[day] = Boundary(int(last[5]), orjson.loads(last[0])["timestamp_utc"])
-            elif not matters and day in self._ends:
-                ends[day] = self._ends[day]
+            elif not matters and day in self.ends:
+                ends[day] = self.ends[day]
             if newest:
                 keys = [f"okx:{self.inst_id}:{match[5].decode()}" for match in matches[-DEDUP_KEYS:]] + keys
-        self._ends = ends
+        self.ends = ends
         return keys[-DEDUP_KEYS:]
 
     def _tail_of(self, path: Path, *, newest: bool, matters: bool, cut_zeros: bool) -> list[bytes]:
@@ -1290,38 +1341,10 @@ class TradeFiles:
             raise VaultError(f"{path} does not end in a record of its day; fix it, or move it away, and start again")
         return lines
 
-    def stored(self, day: str, trade: Trade) -> None:
-        """Note that a day's file ends with this trade now."""
-        self._ends[day] = Boundary(trade.last, utc(trade.ts))
-
-    def end_of(self, day: str) -> Boundary:
-        """Return the last trade of a day's file, or NOTHING."""
-        return self._ends.get(day, NOTHING)
-
-    def fits(self, day: str, trade: Trade) -> bool:
-        """Tell whether a trade can be appended to its day's file: ids rise there, and from day to day.
-
-        Times may cross at midnight, by CROSSING_S before and after it. A later day is taken for one trade's wrong time,
-        which is no reason to lose others, if it is over MIDNIGHT_S ahead of this trade, or CLOCK_SLOW_S of this PC's
-        clock, and this trade goes on where the days before it end.
-        """
-        if self.end_of(day).trade_id >= trade.first:
-            return False
-        later = self.highest_later(day, trade)
-        if later == NOTHING:
-            return True
-        later_day, margin = later.time_utc[:10], round(CROSSING_S * 1000)
-        later_ts, ts = int(milliseconds(later.time_utc)), int(trade.ts)
-        if later_ts - margin <= int(midnight_of(later_day)) <= ts + margin:
-            return True
-        before = max((end.time_utc for other, end in self._ends.items() if other < later_day), default="")
-        goes_on = int(milliseconds(before)) <= ts + margin if before else day == utc_now()[:10]
-        return goes_on and (later_ts - ts > MIDNIGHT_S * 1000 or later_ts / 1000 - time.time() > CLOCK_SLOW_S)
-
-    def highest_later(self, day: str, trade: Trade) -> Boundary:
-        """Return the highest stored trade of a later day with a lower id than this trade has, or NOTHING."""
-        ends = (end for other, end in self._ends.items() if other > day and end.trade_id < trade.first)
-        return max(ends, default=NOTHING)
+    def fits(self, trade: Trade, *, live: bool) -> bool:
+        """Tell whether a trade fits its day's file: see DayEnds."""
+        pending = [gap.before_utc[:10] for gap in self.gaps.pending()] if live else []
+        return self.ends.fits(trade, utc_now(), max(pending, default=""))
 
     def first(self) -> Boundary | None:
         """Return the first stored trade; raise OSError where it can't be read."""
@@ -1331,18 +1354,10 @@ class TradeFiles:
                     return Boundary(int(match[5]), orjson.loads(line)["timestamp_utc"])
         return None
 
-    def newest_day(self) -> str:
-        """Return the newest stored day, or nothing."""
-        return max(self._ends, default="")
-
-    def highest(self, before: int = 1 << 64) -> Boundary:
-        """Return the highest stored trade with a lower id, or NOTHING."""
-        return max((end for end in self._ends.values() if end.trade_id < before), default=NOTHING)
-
     def live_end(self) -> Boundary:
         """Return the trade after which live capture continues: the highest stored or pending one, or NOTHING."""
         pending = [Boundary(gap.before_id - 1, gap.before_utc) for gap in self.gaps.pending()]
-        return max([self.highest(), *pending], key=attrgetter("trade_id"))
+        return max([self.ends.highest(), *pending], key=attrgetter("trade_id"))
 
     def try_to_write(self, size: int) -> None:
         """Raise OSError where `size` bytes can't be written; the file for the try is gone again, also after a crash."""
@@ -1376,7 +1391,7 @@ class TradeFiles:
 class TradeWriter:
     """Turns trades into lines of their days' files, open for append only. Live capture and history have one each.
 
-    A trade that does not fit its day's file, as `fits` tells, is handed to `on_unfit` instead; `on_day` is told before
+    A trade that does not fit its day's file, see DayEnds, is handed to `on_unfit` instead; `on_day` is told before
     the first line of another day. Methods that write raise OSError; then `abandon` it and recover. They raise
     VaultError where the lock is lost.
     """
@@ -1385,14 +1400,15 @@ class TradeWriter:
         self,
         files: TradeFiles,
         instrument: Instrument,
-        fits: Callable[[str, Trade], bool],
         on_unfit: Callable[[Trade], None],
         on_day: Callable[[str], None],
+        *,
+        live: bool,  # or else of history
     ) -> None:
         self.written = 0  # lines
         self._files = files
         self._format = RecordFormat(instrument)
-        self._fits, self._on_unfit, self._on_day = fits, on_unfit, on_day
+        self._on_unfit, self._on_day, self._live = on_unfit, on_day, live
         self._file: io.FileIO | None = None
         self._file_day = ""
         self._day = self._second = ""  # of the newest line
@@ -1433,8 +1449,8 @@ class TradeWriter:
     def _judge_day(self, day: str, trade: Trade) -> None:
         """Find out whether this trade and those after it fit their day's file."""
         self.flush()
-        self._unfit = not self._fits(day, trade)
-        self._judge_each_second = self._files.highest_later(day, trade) != NOTHING
+        self._unfit = not self._files.fits(trade, live=self._live)
+        self._judge_each_second = self._files.ends.highest_later(trade) != NOTHING
         self._day = day
         if not self._unfit:
             self._on_day(day)
@@ -1454,7 +1470,7 @@ class TradeWriter:
         try:
             while done < len(lines):
                 done += self._file.write(lines[done:])
-            self._files.stored(self._day, self._newest)
+            self._files.ends.add(self._newest)
         except OSError:
             torn = done - (lines.rfind(b"\n", 0, done) + 1)
             with contextlib.suppress(OSError):  # then recover does it
@@ -2241,8 +2257,7 @@ class Backfill:
                 continue
             end = bad_id if bad_id is not None else first_break(trades)
             trades = [trade for trade in trades if trade.last < end]
-            self._bad.add((text, end), self._services.awake.now)
-            if self._bad.proves((text, end)):
+            if self._bad.add((text, end), self._services.awake.now):
                 self._on_bad_row(bad_id, defect)
         return trades
 
@@ -2292,7 +2307,7 @@ class DayStartSearch:
                     return start
                 if (last := self._before_midnight(page, earlier)) > earlier:
                     continue
-            elif await self._rest.page_below(self._inst_id, known_id + 1) and self._proves(None):
+            elif await self._rest.page_below(self._inst_id, known_id + 1) and self._evidence.add(None, monotonic()):
                 return DayStart(None, await lowest_trade(self._rest, self._inst_id, known_id))
             await asyncio.sleep(pause)
         raise AssertionError  # the loop has no end
@@ -2315,12 +2330,8 @@ class DayStartSearch:
         if first is None:
             return None
         neighbours = first.last == before.last + 1
-        return DayStart(before, first) if neighbours or self._proves((before.last, first.last)) else None
-
-    def _proves(self, claim: Hashable) -> bool:
-        """Count an answer that shows this; return whether that proves it."""
-        self._evidence.add(claim, monotonic())
-        return self._evidence.proves(claim)
+        proved = neighbours or self._evidence.add((before.last, first.last), monotonic())
+        return DayStart(before, first) if proved else None
 
 
 class RepairProgress:
@@ -2484,7 +2495,7 @@ class Recorder:
         self.failed = False  # the last write failed: pushes are dropped until the file is recovered, and fetched then
         self.repaired = 0  # single trades from REST
         self.heard_at = monotonic()  # when the last push came that OKX did not just repeat
-        self.writer = TradeWriter(files, instrument, self._fits, self._on_unfit, self._on_day)
+        self.writer = TradeWriter(files, instrument, files.gaps.add_unfit, self._on_day, live=True)
         self._files = files
         self._services = services
         self._on_pending = on_pending
@@ -2519,7 +2530,7 @@ class Recorder:
             self._services.clock.hold(trade, self.take)
             return
         if repeated:
-            self._recent.make_newest(trade.key)
+            self._recent.move_to_end(trade.key)
             self.sequence.skip(trade)
         elif self.failed:
             self.sequence.note(trade)
@@ -2591,16 +2602,8 @@ class Recorder:
             self._flush_due = True
             asyncio.get_running_loop().call_soon(self.flush)  # when all that came together is taken
 
-    def _fits(self, day: str, trade: Trade) -> bool:
-        """Tell whether a trade can be appended to its day's file: none to a day that history is still to fill."""
-        filled = [gap.before_utc[:10] for gap in self._files.gaps.pending()]
-        return day >= max(filled, default="") and self._files.fits(day, trade)
-
-    def _on_unfit(self, trade: Trade) -> None:
-        self._files.gaps.add([Gap("unrepaired", trade.first - 1, trade.last + 1, utc(trade.ts), utc(trade.ts))])
-
     def _on_day(self, day: str) -> None:
-        if day > self._files.newest_day() != "":
+        if day > max(self._files.ends, default=day):
             self._services.day_began(self.inst_id)
 
     async def _mend(self, exc: OSError) -> None:
@@ -2798,7 +2801,7 @@ class RangeFill:
     async def find_begin(self) -> None:
         """Find out where the range begins: after what is stored of it, or with the first trade of a day."""
         gap = self._gap
-        stored = self._files.highest(before=gap.before_id)  # may lie below the range, where a line was lost
+        stored = self._files.ends.highest(before=gap.before_id)  # may lie below the range, where a line was lost
         if stored != NOTHING or gap.after_id is not None:
             before = stored if stored != NOTHING else Boundary(gap.first - 1, gap.after_utc)
             self._sequence.restart(before.trade_id, milliseconds(before.time_utc) or self._end_ts)
@@ -2925,7 +2928,8 @@ class HistoryProgress:
     def pending_ids(self) -> int:
         """Return how many ids are pending, but for ranges whose begin is not known."""
         ranges = [gap for gap in self._files.gaps.pending() if gap.after_id is not None]
-        return sum(gap.before_id - max(gap.first, self._files.highest(gap.before_id).trade_id + 1) for gap in ranges)
+        highest = self._files.ends.highest
+        return sum(gap.before_id - max(gap.first, highest(gap.before_id).trade_id + 1) for gap in ranges)
 
     def begin(self) -> None:
         """Log the plan: days, and about how many trades, how much room, and how much time over REST alone."""
@@ -2999,7 +3003,7 @@ class History:
         newest: Callable[[], tuple[int, str]],
     ) -> None:
         self._unfit: list[Trade] = []  # in a row, with no trade after them that fits
-        self.writer = TradeWriter(files, instrument, files.fits, self._unfit.append, self._on_day)
+        self.writer = TradeWriter(files, instrument, self._unfit.append, self._on_day, live=False)
         self.progress = HistoryProgress(files)
         self._instrument = instrument
         self._files = files
@@ -3041,27 +3045,18 @@ class History:
         with contextlib.closing(ArchiveSource(self._archives, self._instrument)) as source:
             fill = RangeFill(gap, self._files, self._services, source, self._newest, self._store)
             await fill.find_begin()
-            while not fill.done and not self._is_blocked():
+            while not (fill.done or any(map(self._files.ends.ends_range, self._unfit))):
                 await self._give_way()
                 await fill.step()
         self._end_day()
         before = self._unfit[0].first if self._unfit else gap.before_id
-        end = Boundary(before - 1, self._files.highest(before).time_utc)
+        end = Boundary(before - 1, self._files.ends.highest(before).time_utc)
         self._clear(end)
-        if self._unfit:
-            self._put_end_on_record(gap._replace(reason="unrepaired", after_id=end.trade_id, after_utc=end.time_utc))
-
-    def _is_blocked(self) -> bool:
-        """Tell whether trades don't fit because their day's file has later ones, not just since times cross."""
-        later = (trade for trade in self._unfit if self._files.end_of(utc_day(trade.ts)).trade_id >= trade.first)
-        return any(int(trade.ts) % 86_400_000 >= CROSSING_S * 1000 for trade in later)
-
-    def _put_end_on_record(self, gap: Gap) -> None:
-        """Put the end of a pending range on record as this gap, since that day's file already has later trades."""
-        gaps = self._files.gaps
-        if not any(start.first <= gap.first and gap.before_id <= start.before_id for start in gaps.of("start")):
-            gaps.add([gap])
-        gaps.clear({"pending"}, Boundary(gap.first, ""), Boundary(gap.before_id - 1, ""))
+        if self._unfit:  # the rest of the range goes on record, unless a `start` gap names it
+            gaps = self._files.gaps
+            if not any(start.first <= before and gap.before_id <= start.before_id for start in gaps.of("start")):
+                gaps.add([gap._replace(reason="unrepaired", after_id=before - 1, after_utc=end.time_utc)])
+            gaps.clear({"pending"}, Boundary(before, ""), Boundary(gap.before_id - 1, ""))
 
     async def _give_way(self) -> None:
         """Wait while a live gap is being repaired, or the disk is nearly full; raise the OSError of a failed fsync."""
@@ -3084,9 +3079,8 @@ class History:
 
     def _on_day(self, day: str) -> None:
         if self._unfit:  # times cross at midnight
-            first, last = self._unfit[0], self._unfit[-1]
+            self._files.gaps.add_unfit(*self._unfit)
             self._unfit.clear()
-            self._files.gaps.add([Gap("unrepaired", first.first - 1, last.last + 1, utc(first.ts), utc(last.ts))])
         if self._day and day > self._day:
             self._end_day()
         self._day = max(self._day, day)  # where times cross, a day is finished only once
@@ -3098,7 +3092,7 @@ class History:
         if not self._day:
             return
         next_day = date.fromisoformat(self._day) + timedelta(days=1)
-        self._clear(Boundary(self._files.end_of(self._day).trade_id, f"{next_day}T00:00:00.000Z"))
+        self._clear(Boundary(self._files.ends.get(self._day, NOTHING).trade_id, f"{next_day}T00:00:00.000Z"))
         self._services.day_filled()
         self.progress.end_day(self._day)
 
@@ -3748,7 +3742,7 @@ class InstrumentCapture:
 
     def _newest(self) -> tuple[int, str]:
         """Return the highest id that is known, and its time (ms)."""
-        sequence, stored = self.recorder.sequence, self._files.highest()
+        sequence, stored = self.recorder.sequence, self._files.ends.highest()
         return max((sequence.known_id, sequence.known_ts), (stored.trade_id, milliseconds(stored.time_utc)))
 
     async def watch(self, feed: Feed) -> None:

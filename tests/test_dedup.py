@@ -40,7 +40,7 @@ def test_it_is_a_least_recently_used_set(ids: list[int]) -> None:
         newest: list[int] = []
         for i in ids:
             if str(i) in recent:
-                recent.make_newest(str(i))
+                recent.move_to_end(str(i))
             else:
                 recent.add(str(i))
             newest = [*(other for other in newest if other != i), i][-4:]

@@ -92,9 +92,7 @@ def test_closing_a_file_without_the_lock_is_logged_and_writes_nothing(tmp_path: 
     vault.lock()
     row = {"instId": BTC, "ctVal": "0.01", "ctMult": "1", "ctType": "linear"}
     files = TradeFiles(vault, BTC)
-    writer = TradeWriter(
-        files, Instrument.from_row(BTC, row), lambda *_: True, on_unfit=lambda _: None, on_day=lambda _: None
-    )
+    writer = TradeWriter(files, Instrument.from_row(BTC, row), lambda _: None, lambda _: None, live=True)
     trade = {"instId": BTC, "tradeId": "7", "px": "1", "sz": "1", "side": "buy", "ts": "1791369350776"}
     writer.store([parse_trade(trade)])
     (tmp_path / "exporter.lock").unlink()

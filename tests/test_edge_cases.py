@@ -10,7 +10,6 @@ from harness import (
     QUICK,
     MakeExporter,
     MakeOKX,
-    assert_vault_equals_ledger,
     assert_whole,
     day_files,
     day_path,
@@ -167,30 +166,6 @@ def test_what_was_decided_is_off_the_record_once_it_is_fetched(
     okx.trade()
     recorder.wait_until_stored()
     finish_whole(recorder)
-
-
-@pytest.mark.parametrize(
-    "times",
-    [
-        ["2026-11-20T23:59:50", "2001-09-11T12:46:40", "2026-11-20T23:59:51"],
-        ["2026-11-20T23:59:50", "2026-11-21T00:00:00", "2026-11-20T12:00:00", "2026-11-21T00:00:01"],
-        ["2026-11-20T23:59:50", "2026-11-21T00:00:03", "2026-11-20T23:59:59", "2026-11-21T00:00:04"],
-    ],
-    ids=["of a day without a file", "of the day before", "of the second before, seconds later"],
-)
-def test_a_time_that_falls_below_midnight_does_not_break_the_order_of_the_days(
-    exporter: MakeExporter, make_okx: MakeOKX, times: list[str]
-) -> None:
-    """The one trade goes on record; its id would lie above those of a later day."""
-    okx = make_okx(start="2026-11-21T00:00:05Z", instruments=[BTC])
-    recorder = exporter(okx, settings=QUICK)
-    recorder.start_capture()
-    pushes = [okx.trade(BTC, count=1, ts=to_ms(f"{time}.000Z"))[0] for time in times]
-    recorder.stop_when_stored()
-    assert assert_vault_equals_ledger(recorder.vault, okx).missing == 1
-    [gap] = [gap for gap in read_gaps(recorder.vault) if gap["reason"] == "unrepaired"]
-    assert int(gap["after_id"]) + 1 == pushes[-2].first_id
-    assert recorder.run("--verify").returncode == 0
 
 
 def test_what_was_skipped_at_start_stays_skipped_after_a_failed_write(

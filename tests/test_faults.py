@@ -191,7 +191,7 @@ def test_a_line_cut_at_any_byte_is_cut_off(tmp_path: Path, rest: bytes) -> None:
         assert path.read_bytes() == line
         path.write_bytes(line[:cut] + rest)
         assert files.recover() == []
-        assert files.highest().trade_id == -1
+        assert files.ends.highest().trade_id == -1
         assert path.read_bytes() == b""
 
 
