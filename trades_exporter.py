@@ -1222,6 +1222,7 @@ class GapsFile:
         self._gaps: list[Gap] = []
         self._invalid: list[bytes] = []  # lines that Gap.parse refuses; they stay, for a person to look at
         self._outdated = False  # the file names ids that are stored meanwhile, or on record otherwise
+        self._torn = False  # a write failed, and may have left part of a line
 
     def recover(self) -> None:
         """Cut off a torn end and read the file; raise OSError where that fails."""
@@ -1229,6 +1230,7 @@ class GapsFile:
         if self._vault.with_folder(self._path).exists():
             cut_torn_end(self._path)
             lines = self._path.read_bytes().splitlines(keepends=True)
+        self._torn = False
         self._gaps = self._vault.gaps(self._inst_id)
         self._invalid = [line for line in lines if not Gap.parse(self._inst_id, line)]
         if self._invalid:
@@ -1237,10 +1239,14 @@ class GapsFile:
     def add(self, gaps: list[Gap]) -> None:
         """Put gaps on record, on the disk when this returns; raise OSError where that fails."""
         recorded_utc = utc_now()
+        if self._torn:  # live capture and history add, and each recovers in its own time
+            cut_torn_end(self._path)
         with self._vault.with_folder(self._path).open("ab") as file:
+            self._torn = True
             file.writelines(gap.line(self._inst_id, recorded_utc) for gap in gaps)
             file.flush()
             os.fsync(file.fileno())
+        self._torn = False
         self._gaps += gaps
         for gap in gaps:
             level = logging.INFO if gap.reason in {"start", "pending"} else logging.WARNING

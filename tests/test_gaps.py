@@ -1,5 +1,8 @@
 """The gaps file's lines and ranges, and the patience with REST before something goes on record."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +12,9 @@ from hypothesis import strategies as st
 
 from test_sequence import INST_ID, ids_of
 from trades_exporter import UNREPAIRED_S, Boundary, Gap, GapsFile, Patience, Vault, cut_from_gaps, merge_gaps, utc
+
+with contextlib.suppress(ImportError):
+    import resource  # not on Windows
 
 REASONS = ("start", "absent", "unrepaired", "pending", "horizon")
 NOW = "2026-11-21T12:00:00.000Z"
@@ -25,6 +31,19 @@ def gaps_up_to(highest: int) -> st.SearchStrategy[Gap]:
 
 
 GAPS = st.lists(gaps_up_to(30), max_size=12)
+
+
+@contextlib.contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let writes fail, as on a full disk, that would make a file longer than this."""
+    if sys.platform == "win32":
+        pytest.skip("Windows has no such limit")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def covered(gaps: list[Gap]) -> dict[str, set[int]]:
@@ -86,6 +105,17 @@ def test_lines_that_say_nothing_stay_when_the_file_is_replaced(tmp_path: Path) -
     gaps.clear({"pending"}, Boundary(11, ""), Boundary(20, NOW))
     assert path.read_bytes().startswith(b"a \0 note\n")
     assert vault.gaps(INST_ID) == [pending._replace(after_id=20, after_utc=NOW)]
+
+
+def test_what_is_put_on_record_after_a_write_that_failed_halfway_stays_on_record(tmp_path: Path) -> None:
+    vault = Vault(tmp_path)
+    vault.lock()
+    gaps, later = GapsFile(vault, INST_ID), Gap("absent", 4, 9, "", "")
+    with file_size_limit(100), pytest.raises(OSError, match="too large"):  # history writes, say, and recovers in 1 s
+        gaps.add([Gap("unrepaired", 1, 3, "", "")])
+    gaps.add([later])  # live capture
+    gaps.recover()
+    assert vault.gaps(INST_ID) == [later]
 
 
 # -------------------------------------------------------------------------------------------------- ranges on record
