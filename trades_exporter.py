@@ -2981,17 +2981,20 @@ def make_pending_since(files: TradeFiles, day: str) -> None:
     Nothing changes where that day is stored, pending or on record as no longer to be had.
     """
     gaps, first = files.gaps, files.first()
-    known = [gap.after_utc[:10] for gap in [*gaps.of("pending"), *gaps.of("horizon")] if gap.after_utc]
-    days = known + ([first.time_utc[:10]] if first else [])
+    begin = first.time_utc[:10] if first else ""  # what is on record before this day is of files that were removed
+    horizon = [gap for gap in gaps.of("horizon") if gap.before_utc[:10] >= begin]
+    known = [gap.after_utc[:10] for gap in [*gaps.of("pending"), *horizon] if gap.after_utc]
+    days = known + ([begin] if first else [])
     if not days or min(days) <= day:
         return
     edges = [
         Boundary(gap.before_id, gap.before_utc) if gap.after_id is None else Boundary(gap.first, gap.after_utc)
         for gap in gaps.of("pending")
     ]
-    if first:  # the line shows only its last id, its `start` gap the first one; lower starts are of removed files
+    if first:  # the line shows only its last id, its `start` gap the first one
         starts = (Boundary(gap.before_id, gap.before_utc) for gap in gaps.of("start") if gap.after_id is None)
-        edges.append(max((start for start in starts if start.trade_id <= first.trade_id), default=first))
+        begins = (start for start in starts if start.trade_id <= first.trade_id and start.time_utc[:10] >= begin)
+        edges.append(max(begins, default=first))
     if edges:
         before = min(edges)
         gaps.add([Gap("pending", None, before.trade_id, f"{day}T00:00:00.000Z", before.time_utc)])
