@@ -3827,7 +3827,7 @@ class Exporter:
                 capture.close()
             for capture in self._captures:
                 capture.log_stats()
-            if not self._captures:  # it stopped before it had the metadata
+            if not self._captures and not self.exit_code:  # stopped before it had the metadata
                 for inst_id in INSTRUMENTS:
                     log.info("Stats: 0 written, 0 skipped", instId=inst_id)
 
