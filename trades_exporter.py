@@ -2746,7 +2746,7 @@ class RestReach:
     async def look(self, low: int, high: int, newest: int) -> None:
         """Find out `lowest_id`, once the ids `low` to `high` have been the lowest missing ones for PROOF_S.
 
-        A REST that shows the id `newest` works.
+        A REST that shows trades up to the id `newest` works.
         """
         if low != self._low:
             self._low, self._since = low, monotonic()
@@ -2760,7 +2760,7 @@ class RestReach:
     async def _shows_nothing_below(self, begin: int, newest: int) -> bool:
         """Ask REST PROOF_ANSWERS times over PROOF_S whether it shows any id below `begin`.
 
-        Each time it has to show the id `newest` as well: an answer of a REST that is broken proves nothing.
+        Each time it has to show trades up to `newest` as well: an answer of a REST that is broken proves nothing.
         """
         for pause in [PROOF_S / (PROOF_ANSWERS - 1)] * (PROOF_ANSWERS - 1) + [0.0]:
             rows = parse_rows(self._inst_id, await self._rest.page_below(self._inst_id, begin))[0]
@@ -2774,7 +2774,7 @@ class RangeFill:
     """Fetches one pending range, lowest id first, from archives and REST into a sequence, and stores it.
 
     Archives come first while over ARCHIVE_IDS are missing, or REST does not reach them; REST gives what they lack.
-    `newest` gives the highest id that live capture knows and its time (ms): a REST that shows it works.
+    `newest` gives the highest id that live capture knows and its time (ms): a REST that shows trades up to it works.
     """
 
     def __init__(
