@@ -266,16 +266,19 @@ def test_days_before_the_first_stored_one_are_fetched(exporter: MakeExporter, ol
     assert run.returncode == 0, run.stdout
 
 
-@pytest.mark.parametrize("since", [14, 16, 18])
-def test_days_that_were_removed_are_fetched_again(exporter: MakeExporter, old_okx: MakeOKX, since: int) -> None:
+@pytest.mark.parametrize(("since", "begin"), [(14, "horizon"), (16, "horizon"), (18, "horizon"), (18, "start")])
+def test_days_that_were_removed_are_fetched_again(
+    exporter: MakeExporter, old_okx: MakeOKX, since: int, begin: str
+) -> None:
     """What is on record of removed files says neither where the record begins nor what OKX no longer has."""
     okx = old_okx(10, 1000, instruments=[BTC])
-    okx.faults.rest_reach_days, okx.faults.archive = 1.0, {"2026-11-13": "missing"}
+    okx.faults.rest_reach_days = 1.0
+    okx.faults.archive = {"2026-11-13": "missing"} if begin == "horizon" else {}
     settings = SETTINGS | {"ARCHIVE_LATE_DAYS": 1}
     recorder = exporter(okx, settings=settings, args=["--since", "2026-11-13"])
     recorder.start().wait_for_log("History complete")
     assert recorder.stop() == 0
-    assert read_gaps(recorder.vault)[0]["reason"] == "horizon"
+    assert read_gaps(recorder.vault)[0]["reason"] == begin
     for day in range(13, 20):
         day_path(recorder.vault, f"2026-11-{day}").unlink()
     recorder.args = ["--since", f"2026-11-{since}"]
